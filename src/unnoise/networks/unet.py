@@ -1,0 +1,220 @@
+"""The U-Net of DDPM, ADM, latent diffusion, Stable Diffusion 1 and 2, and SDXL: one figure, different sizes.
+
+    emb   = mlp(sinusoids(t)) + embed(label) + mlp(pooled vector)
+    down:   [residual block, attention] x blocks, each kept for the way up; then half the size
+    middle: residual block, attention, residual block
+    up:     [residual block of what was kept beside it, attention] x (blocks + 1); then twice the size
+
+Attention is over pixels only (DDPM, ADM), or over pixels and then text (latent diffusion and after), wherever the level has a depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unnoise.conditioning import Cond
+from unnoise.errors import ArgumentError
+from unnoise.networks.blocks import (
+    AttentionBlock,
+    Downsample,
+    EmbeddingMLP,
+    ResidualBlock,
+    SpatialTransformer,
+    Style,
+    Upsample,
+)
+from unnoise.networks.layers import timestep_embedding
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Defaults: Stable Diffusion 1 (859,520,964 parameters)."""
+
+    in_channels: int = 4
+    out_channels: int = 4
+    widths: tuple[int, ...] = (320, 640, 1280, 1280)  # channels of each level, the largest picture first
+    blocks: int = 2  # residual blocks a level on the way down; one more on the way up
+    depths: tuple[int, ...] = (1, 1, 1, 0)  # transformer blocks behind each residual block; without text 1 is an attention block
+    mid_depth: int = 1
+    heads: int = 8  # in every attention, unless
+    head_width: int = 0  # channels a head is set
+    context_width: int = 768  # width of text tokens; 0: attention among pixels only
+    linear_projection: bool = False  # of the transformers: SD 2 and SDXL
+    pooled_width: int = 0  # width of a vector that joins the time embedding: pooled text and sizes in SDXL
+    num_classes: int = 0  # labels that join the time embedding: ADM
+    learn_sigma: bool = False  # twice the channels out: the second half is the variance
+    scale_shift: bool = False  # time scales and shifts the second norm: IDDPM, ADM
+    resample: Literal["conv", "residual"] = "conv"  # residual: ADM
+    corner_pad: bool = False  # downsampling pads right and below only, as TensorFlow: DDPM
+    time_shift: float = 0.0  # of the sinusoids' frequencies, and
+    time_cos_first: bool = True  # their order: DDPM has 1.0 and False
+    groups: int = 32
+    eps: float = 1e-5  # of group norms: DDPM has 1e-6
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.depths) != len(self.widths):
+            raise ArgumentError(f"got {len(self.depths)} depths for {len(self.widths)} widths: give one depth a level, 0 for no attention")
+        if not self.context_width and max(*self.depths, self.mid_depth) > 1:
+            raise ArgumentError(f"got depths {self.depths} without text: attention blocks have depth 1; set context_width")
+        attended = [w for w, depth in zip(self.widths, self.depths, strict=True) if depth] + [self.widths[-1]] * bool(self.mid_depth)
+        odd = [w for w in self.widths if w % self.groups] + [w for w in attended if w % (self.head_width or self.heads)]
+        if odd:
+            raise ArgumentError(
+                f"widths {sorted(set(odd))} do not divide into {self.groups} groups or whole heads: change one of the three"
+            )
+
+    @property
+    def emb_width(self) -> int:
+        return 4 * self.widths[0]
+
+    @property
+    def style(self) -> Style:
+        return Style(self.groups, self.eps, self.emb_width, self.scale_shift, self.dropout)
+
+    def attend(self, width: int, depth: int) -> nn.Module | None:
+        heads = width // self.head_width if self.head_width else self.heads
+        if depth == 0:
+            return None
+        if self.context_width == 0:
+            return AttentionBlock(self.style, width, heads)
+        return SpatialTransformer(self.style, width, self.context_width, heads=heads, depth=depth, linear=self.linear_projection)
+
+
+class DownBlock(nn.Module):
+    """x -> what every block gives, the halved picture last. The deepest level does not halve."""
+
+    def __init__(self, config: UNetConfig, c_in: int, level: int):
+        super().__init__()
+        width = config.widths[level]
+        self.resnets, self.attentions = _level(config, [c_in] + [width] * (config.blocks - 1), level)
+        self.downsample = _downsample(config, width) if level + 1 < len(config.widths) else None
+
+    def forward(self, x: Tensor, emb: Tensor, tokens: Tensor | None) -> list[Tensor]:
+        kept = []
+        for resnet, attend in zip_longest(self.resnets, self.attentions):
+            x = resnet(x, emb)
+            x = attend(x, tokens) if attend is not None else x
+            kept.append(x)
+        return [*kept, self.downsample(x, emb)] if self.downsample is not None else kept
+
+
+class MidBlock(nn.Module):
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        width = config.widths[-1]
+        self.resnets = nn.ModuleList(ResidualBlock(config.style, width, width) for _ in range(2))
+        self.attentions = nn.ModuleList([config.attend(width, config.mid_depth)] if config.mid_depth else [])
+
+    def forward(self, x: Tensor, emb: Tensor, tokens: Tensor | None) -> Tensor:
+        x = self.resnets[0](x, emb)
+        for attend in self.attentions:
+            x = attend(x, tokens)
+        return self.resnets[1](x, emb)
+
+
+class UpBlock(nn.Module):
+    """x, and from the end of `kept` as many pictures as there are blocks -> the doubled picture. The largest level does not double."""
+
+    def __init__(self, config: UNetConfig, inputs: list[int], level: int):
+        super().__init__()
+        self.resnets, self.attentions = _level(config, inputs, level)
+        self.upsample = _upsample(config, config.widths[level]) if level else None
+
+    def forward(self, x: Tensor, kept: list[Tensor], emb: Tensor, tokens: Tensor | None) -> Tensor:
+        for resnet, attend in zip_longest(self.resnets, self.attentions):
+            x = resnet(torch.cat([x, kept.pop()], dim=1), emb)
+            x = attend(x, tokens) if attend is not None else x
+        return self.upsample(x, emb, kept[-1].shape[2:]) if self.upsample is not None else x
+
+
+def _level(config: UNetConfig, inputs: list[int], level: int) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Residual blocks, which take `inputs` channels, and the attention behind each (or behind none)."""
+    width, depth = config.widths[level], config.depths[level]
+    resnets = nn.ModuleList(ResidualBlock(config.style, c_in, width) for c_in in inputs)
+    return resnets, nn.ModuleList(config.attend(width, depth) for _ in inputs if depth)
+
+
+def _downsample(config: UNetConfig, width: int) -> nn.Module:
+    if config.resample == "residual":
+        return ResidualBlock(config.style, width, width, "down")
+    return Downsample(width, corner=config.corner_pad)
+
+
+def _upsample(config: UNetConfig, width: int) -> nn.Module:
+    return ResidualBlock(config.style, width, width, "up") if config.resample == "residual" else Upsample(width)
+
+
+class UNet(nn.Module):
+    """x (b, c, h, w), timestep (b,), Cond -> (b, c or 2c, h, w). Any h and w: a side that does not halve evenly is rounded on the way."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        self.time_embedding = EmbeddingMLP(widths[0], config.emb_width)
+        self.class_embedding = nn.Embedding(config.num_classes, config.emb_width) if config.num_classes else None
+        self.add_embedding = EmbeddingMLP(config.pooled_width, config.emb_width) if config.pooled_width else None
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(DownBlock(config, widths[max(i - 1, 0)], i) for i in range(len(widths)))
+        self.mid_block = MidBlock(config)
+        self.up_blocks = nn.ModuleList(UpBlock(config, inputs, i) for i, inputs in _up_inputs(config))
+        self.conv_norm_out = config.style.norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels * (2 if config.learn_sigma else 1), 3, padding=1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Zeros where a branch joins its skip and at the output, so that an untrained network starts as the identity and answers zero."""
+        last = {ResidualBlock: "conv2", AttentionBlock: "to_out", SpatialTransformer: "proj_out"}
+        layers = [getattr(module, last[type(module)]) for module in self.modules() if type(module) in last]
+        for layer in [*layers, self.conv_out]:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def embed(self, t: Tensor, cond: Cond) -> Tensor:
+        """The vector (b, 4 widths[0]) that enters every residual block."""
+        config = self.config
+        waves = timestep_embedding(t, config.widths[0], shift=config.time_shift, cos_first=config.time_cos_first)
+        emb = self.time_embedding(waves.to(self.conv_in.weight.dtype))
+        if self.class_embedding is not None:
+            emb = emb + self.class_embedding(_need(cond, "labels"))
+        if self.add_embedding is not None:
+            emb = emb + self.add_embedding(_need(cond, "pooled"))
+        return emb
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
+        cond = Cond() if cond is None else cond
+        emb, tokens = self.embed(t, cond), _need(cond, "tokens") if self.config.context_width else None
+        kept = [self.conv_in(x)]
+        for down in self.down_blocks:
+            kept += down(kept[-1], emb, tokens)
+        x = self.mid_block(kept[-1], emb, tokens)
+        for up in self.up_blocks:
+            x = up(x, kept, emb, tokens)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+def _up_inputs(config: UNetConfig) -> list[tuple[int, list[int]]]:
+    """(level, channels that enter each of its blocks on the way up), the smallest picture first."""
+    widths, n = config.widths, config.blocks
+    kept = [widths[0]]  # channels of what the way down keeps
+    for i, width in enumerate(widths):
+        kept += [width] * (n + (i + 1 < len(widths)))
+    x, inputs = widths[-1], []
+    for i in reversed(range(len(widths))):
+        inputs.append((i, [(widths[i] if block else x) + kept.pop() for block in range(n + 1)]))
+        x = widths[i]
+    return inputs
+
+
+def _need(cond: Cond, name: str) -> Tensor:
+    value = getattr(cond, name)
+    if value is None:
+        raise ArgumentError(f"this U-Net is conditioned on {name}, got none: set Cond({name}=...)")
+    return value
