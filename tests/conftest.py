@@ -1,0 +1,39 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the hub's client is imported: no test goes to the network
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    import torch
+
+    torch.set_num_threads(min(2, os.cpu_count() or 1))  # the networks here are tiny: more threads only wait for each other
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> Iterator[None]:
+    """Each test starts from the same global stream and leaves none to the next, so that their order does not matter."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data, weights and golden tensors beside the repository; it is no part of it, so a test that needs it may skip."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("no folder shared/ beside the repository: this test compares with files that are kept there")
+    return folder

@@ -1,0 +1,200 @@
+"""The rules of the house hold, and each of them notices a violation."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import house
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SOURCES = house.tree(house.ROOT / "src")
+PROJECT = tomllib.loads((house.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def modules_after(code: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded once it ran this code."""
+    tail = "\nimport sys; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True, timeout=120, check=True)
+    return set(done.stdout.splitlines())
+
+
+# The house as it stands
+
+
+def test_the_tree_is_read():
+    assert {"unnoise", "unnoise.errors", "unnoise.cli"} <= set(SOURCES)
+
+
+def test_imports_go_down_the_floors():
+    assert house.upward(SOURCES) == []
+
+
+def test_no_cycles():
+    assert house.cycles(SOURCES) == []
+
+
+def test_sizes():
+    assert house.sizes(SOURCES) == []
+
+
+def test_imports_are_declared():
+    assert house.undeclared(SOURCES, PROJECT) == []
+
+
+def test_one_file_names_attention_kernels():
+    assert house.kernels(SOURCES) == []
+
+
+def test_no_machine_paths():
+    assert [f"{name}: {found}" for name, text in house.texts(house.ROOT) for found in house.machine_paths(text)] == []
+
+
+def test_public_names():
+    changes = house.drift(house.recorded(), house.public())
+    advice = "if that is meant, run `python tests/house.py --write`, commit tests/public_names.txt and write it into CHANGELOG.md"
+    assert not changes, "\n".join(["the public names changed:", *changes, advice])
+
+
+def test_an_unknown_public_name_is_refused_with_the_nearest():
+    import unnoise
+
+    with pytest.raises(AttributeError, match="did you mean 'samplers'"):
+        _ = unnoise.sampler
+    assert set(unnoise.__all__) <= set(dir(unnoise))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["--version"]], ids=" ".join)
+def test_help_loads_no_torch(arguments: list[str]):
+    run = f"import sys\nfrom unnoise.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit as stop:\n    assert not stop.code"
+    assert modules_after(run).isdisjoint({"torch", "numpy", "PIL", "tokenizers", "huggingface_hub"})  # typer itself takes pydantic
+
+
+def test_import_loads_no_torch():
+    loaded = modules_after("import unnoise; unnoise.__version__; dir(unnoise); unnoise.errors")
+    assert loaded.isdisjoint({"torch", "numpy", "PIL", "pydantic", "typer", "rich"})
+    assert "unnoise" in loaded
+
+
+def test_python_dash_m():
+    done = subprocess.run([sys.executable, "-m", "unnoise", "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "generate" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_the_model_and_no_tests(tmp_path: Path):
+    copy = tmp_path / "copy"  # so that no build folder is left in the checkout
+    for name in house.kept(house.ROOT):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes((house.ROOT / name).read_bytes())
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), "--no-build-isolation", "./copy"]
+    subprocess.run(pip, cwd=tmp_path, check=True, timeout=300)  # without isolation, so that nothing is downloaded
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    package = {path.relative_to(copy / "src").as_posix() for path in (copy / "src" / "unnoise").rglob("*") if path.is_file()}
+    assert package <= held, sorted(package - held)
+    assert {name.split("/")[0] for name in held} == {"unnoise", wheel.name.rsplit("-", 3)[0] + ".dist-info"}
+
+
+# Planted violations
+
+BY_NAME = "import importlib\nimportlib.import_module('unnoise.training')"
+RING = {
+    "unnoise.data.a": "from unnoise.data import b",
+    "unnoise.data.b": "from .c import x",
+    "unnoise.data.c": "def f():\n    import unnoise.data.a",
+}
+LONG = "def f():\n" + "    x = 1\n" * 80
+NINE = "def f(a, b, c, d, e, f, g, h, *, i): ..."
+
+PLANTS = {
+    "an upward import": (house.upward, {"unnoise.diffusion.grids": "from unnoise.model import load"}, "grids imports unnoise.model"),
+    "an upward import in a function": (
+        house.upward,
+        {"unnoise.images.x": "def f():\n    import unnoise.data.y"},
+        "x imports unnoise.data.y",
+    ),
+    "an upward relative import": (house.upward, {"unnoise.runtime.devices": "from ..cli import app"}, "devices imports unnoise.cli"),
+    "an upward import by name": (house.upward, {"unnoise.data.x": BY_NAME}, "x imports unnoise.training"),
+    "the front door from below": (house.upward, {"unnoise.networks.dit": "import unnoise"}, "dit imports unnoise:"),
+    "neighbours": (house.upward, {"unnoise.networks.dit": "from unnoise.diffusion import grids"}, "dit imports unnoise.diffusion"),
+    "a room without a floor": (house.upward, {"unnoise.attic.x": ""}, "no floor 'attic'"),
+    "code among the weights": (house.upward, {"unnoise.builtin.x": ""}, "no floor 'builtin'"),
+    "a cycle": (house.cycles, RING, "unnoise.data.a -> unnoise.data.b -> unnoise.data.c -> unnoise.data.a"),
+    "a long module": (house.sizes, {"unnoise.model": "x = 1\n" * 401}, "401 lines"),
+    "a long function": (house.sizes, {"unnoise.model": LONG}, "81 lines"),
+    "long functions everywhere": (house.sizes, {"unnoise.model": LONG * 2}, "0 of 2 functions"),
+    "many parameters": (house.sizes, {"unnoise.model": NINE}, "9 parameters"),
+    "a kernel elsewhere": (house.kernels, {"unnoise.networks.dit": "F.scaled_dot_product_attention(q, k, v)"}, "dit names scaled_dot"),
+}
+
+
+@pytest.mark.parametrize("rule, planted, expected", PLANTS.values(), ids=PLANTS)
+def test_a_planted_violation_is_seen(rule, planted: dict[str, str], expected: str, tmp_path: Path):
+    for name, source in planted.items():  # through files, so that the reading of the tree is tested too
+        path = tmp_path.joinpath(*name.split(".")).with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    complaints = rule(house.tree(tmp_path))
+    assert any(expected in line for line in complaints), complaints
+
+
+def test_what_is_allowed_is_not_reported():
+    fine = {
+        "unnoise": "from unnoise.model import load",
+        "unnoise.model": "from unnoise import __version__\nfrom .diffusion import grids\ndef generate(a, b, c, d, e, f, g, h, i): ...",
+        "unnoise.diffusion.grids": "from unnoise.diffusion.noise import x\nfrom unnoise.errors import ArgumentError",
+        "unnoise.diffusion.noise": 'def f(self, b, c, d, e, f, g, h, i):\n    """' + "doc\n" * 90 + '"""',
+        "unnoise.cli.app": "import unnoise",
+    }
+    assert house.upward(fine) == house.cycles(fine) == house.sizes(fine) == []
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("import scipy", "scipy: state it in pyproject.toml"),
+        ("def f():\n    from diffusers.models import unet", "diffusers: a peer is for tests"),
+        ("import emoji", "emoji at its top"),
+        ("import torch", "the extra lists emoji, which nothing uses"),
+    ],
+)
+def test_an_undeclared_import_is_seen(source: str, expected: str):
+    project = {
+        "dependencies": ["torch>=2,<3", "pillow"],
+        "optional-dependencies": {"data": ["emoji>=2"], "test": ["pytest"]},
+    }
+    assert any(expected in line for line in house.undeclared({"unnoise.data.x": source}, project))
+    assert house.undeclared({"unnoise.data.x": "import torch\nimport PIL.Image\ndef f():\n    import emoji"}, project) == []
+
+
+def test_a_surprising_public_name_is_seen():
+    module = types.ModuleType("planted")
+    exec("def kept(a, *, b=1): ...\ndef surprise(x): ...\n__all__ = ['kept', 'surprise']", vars(module))
+    assert house.drift(["planted.kept(a, *, b=2)", "planted.gone()"], house.surface(module)) == [
+        "+ planted.kept(a, *, b=1)",
+        "+ planted.surprise(x)",
+        "- planted.gone()",
+        "- planted.kept(a, *, b=2)",
+    ]
+
+
+def test_a_machine_path_is_seen():
+    slash = "/"
+    for path in ("home/me", "work/main", "Users/me", "tmp/venv"):
+        assert house.machine_paths(f"read {slash}{path} first") == [f"{slash}{path}"]
+    assert house.machine_paths("https://example.org/home/me and src/work/x and ../tmp/y and a/opt/b") == []
+    assert house.machine_paths("see download." + "pytorch.org") != []
+
+
+def test_torch_would_be_noticed():
+    assert "torch" in modules_after("import unnoise.diffusion.schedules")
