@@ -1,0 +1,61 @@
+"""Any exception as one line for stderr and an exit code."""
+
+from __future__ import annotations
+
+import re
+
+from unnoise.errors import UnnoiseError, nearest
+
+MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+EXPECTED = {"int": "a whole number", "float": "a number"}
+
+
+def refusal(error: BaseException) -> tuple[str, int]:
+    """The line and the exit code; the codes are drawn in `unnoise.cli`."""
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        return "stopped", 130
+    if isinstance(error, UnnoiseError):
+        return one_line(str(error)), 2
+    if hasattr(error, "format_message"):  # typer's own, whichever of its versions raised it
+        return one_line(usage(error)), 2
+    if isinstance(error, MemoryError) or MEMORY.search(str(error)):
+        return one_line(f"not enough memory ({error}): ask for a smaller --size or fewer pictures with --n"), 1
+    if isinstance(error, OSError):
+        place = f" {error.filename!r}" if error.filename else ""
+        return one_line(f"cannot use the file{place}: {error.strerror or error}"), 1
+    return one_line(f"unexpected {type(error).__name__}: {error} (a defect in unnoise; UNNOISE_DEBUG=1 shows where)"), 1
+
+
+def one_line(message: str) -> str:
+    """`error: ...` without line ends."""
+    return "error: " + " ".join(message.split())
+
+
+def usage(error: BaseException) -> str:
+    """What is wrong with the command line, with the nearest known name and where to read on."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "unnoise"
+    option = getattr(error, "option_name", None)
+    unknown = re.match(r"No such command '(.*?)'", str(error))
+    if type(error).__name__ == "NoSuchOption" and context:
+        known = [name for parameter in context.command.get_params(context) for name in parameter.opts if name.startswith("-")]
+        return f"unknown option {option!r}: {suggestion(str(option), known, 'options')}; see {command} --help"
+    if unknown and context:
+        return f"unknown command {unknown[1]!r}: {suggestion(unknown[1], context.command.list_commands(context), 'commands')}"
+    return value(error) or f"{error.format_message().rstrip('.')}; see {command} --help"  # type: ignore[attr-defined]
+
+
+def value(error: BaseException) -> str:
+    """A value of the wrong kind: which option, what was got, what was expected. Typer keeps the value in pydantic's error."""
+    details, parameter = getattr(error.__cause__, "errors", None), getattr(error, "param", None)
+    if details is None or parameter is None:
+        return ""
+    first = details()[0]
+    expected = EXPECTED.get(first["type"].split("_")[0], first["msg"])
+    return f"{parameter.opts[0]}: got {first['input']!r}, expected {expected}"
+
+
+def suggestion(name: str, known: list[str], kind: str) -> str:
+    """The nearest names, or all of them."""
+    near = nearest(name, known)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known {kind}: {', '.join(known)}"

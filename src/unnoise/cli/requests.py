@@ -1,0 +1,86 @@
+"""The options of `unnoise generate` as the library's arguments. What a value may be is the library's to say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from unnoise.errors import ArgumentError
+
+OPTIONS = {  # the library's argument: the option that sets it
+    "model": "--model",
+    "prompt": "PROMPT",
+    "negative_prompt": "--negative-prompt",
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "sampler": "--sampler",
+    "spacing": "--spacing",
+    "height": "--size",
+    "width": "--size",
+    "num_images_per_prompt": "--n",
+    "seed": "--seed",
+}
+WATCHED = ("model_hash", "version", "dtype", "device")  # what else decides the last bit of a pixel
+
+
+def given(**options: Any) -> dict:
+    """The options that were given; an absent one (None) leaves the choice to the recorded settings or the model."""
+    arguments = {name: value for name, value in options.items() if value is not None}
+    if "size" in arguments:
+        arguments["width"], arguments["height"] = size(arguments.pop("size"))
+    if arguments.get("seed") == -1:  # the habit of other programs: -1 is a random seed
+        arguments["seed"] = None
+    for prompt in arguments.get("prompt", ()):
+        check_text(prompt)
+    return arguments
+
+
+def size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT."""
+    found = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", text.strip())
+    if not found:
+        raise ArgumentError(f"--size: got {text!r}, expected WIDTHxHEIGHT in pixels such as 64x64")
+    return int(found[1]), int(found[2])
+
+
+def check_text(prompt: str) -> None:
+    """Refuse bytes that are no UTF-8; the shell passes them on as lone surrogates."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError(f"the prompt {prompt!a} is not valid UTF-8: expected text") from None
+
+
+def recorded(path: Path) -> tuple[dict, bool]:
+    """The settings inside a picture, and whether they are our own record, which makes the same pixels again."""
+    from unnoise.images.files import read
+
+    embedded = read(path)
+    return embedded.settings, embedded.exact
+
+
+def merge(again: dict, asked: dict, source: Path) -> tuple[dict, list[str]]:
+    """Options over recorded arguments, and a notice for each option that changes one."""
+    changed = {
+        f"{OPTIONS[name]}: {shown(value)} instead of {shown(again[name])} in {str(source)!r}"
+        for name, value in asked.items()
+        if name in again and shown(again[name]) != shown(value)
+    }
+    return {**again, **asked}, sorted(changed)
+
+
+def shown(value: object) -> str:
+    """A value as a notice prints it; one prompt and a list of one are the same."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return "random" if value is None else repr(value)
+
+
+def differences(settings: dict, made: dict) -> list[str]:
+    """Why the pixels of `--from` may differ: what was used then and now, where it is not the same."""
+    return [
+        f"{name} was {settings[name]!r} and is {made.get(name)!r}: the pixels may differ"
+        for name in WATCHED
+        if settings.get(name) is not None and settings[name] != made.get(name)
+    ]
