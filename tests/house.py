@@ -141,8 +141,10 @@ def undeclared(sources: Tree, project: Mapping[str, Any]) -> list[str]:
     optional = set().union(*(names for key, names in extras.items() if key not in SILENT_EXTRAS))
     faults = []
     for name in sorted(sources):
-        at_top = _top_level(sources[name])
-        for other in sorted({full.split(".")[0] for full in imported(name, sources)} - sys.stdlib_module_names - {PACKAGE, "tomllib"}):
+        at_top, every = _top_level(sources[name]), {full.split(".")[0] for full in imported(name, sources)}
+        if "tomllib" in every and "tomli" not in every:
+            faults.append(f"{name} imports tomllib, which Python 3.10 lacks: import tomli there")
+        for other in sorted(every - sys.stdlib_module_names - {PACKAGE, "tomllib"}):
             if other in PEERS:
                 faults.append(f"{name} imports {other}: a peer is for tests")
             elif other not in base | optional:

@@ -165,6 +165,7 @@ def test_what_is_allowed_is_not_reported():
         ("import scipy", "scipy: state it in pyproject.toml"),
         ("def f():\n    from diffusers.models import unet", "diffusers: a peer is for tests"),
         ("import emoji", "emoji at its top"),
+        ("import tomllib", "tomllib, which Python 3.10 lacks"),
         ("import torch", "the extra lists emoji, which nothing uses"),
     ],
 )
