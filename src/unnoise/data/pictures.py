@@ -1,0 +1,136 @@
+"""Pictures with captions, held in memory, and the batches of a training run as a pure function of (seed, step).
+
+Because a batch depends on nothing but its step, a resumed run sees exactly the pictures that the uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unnoise.data import colours
+from unnoise.errors import DataError
+
+Captions = dict[str, tuple[str, ...]]  # language -> its captions, the name first
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """n square pictures with transparency, and the captions of each."""
+
+    rgba: np.ndarray  # (n, size, size, 4) uint8
+    captions: list[Captions]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def on_white(self) -> Tensor:
+        """(n, 3, size, size) in -1..1."""
+        return torch.stack([to_tensor(picture / np.float32(255)) for picture in self.rgba])
+
+
+def read(folder: Path, size: int) -> Pictures:
+    """An image folder: pictures and metadata.jsonl with `file_name` and `text`, or with `captions` by language.
+
+    Pictures of another size are cropped to a square in the middle and resized. Raises DataError.
+    """
+    index = folder / "metadata.jsonl"
+    if not index.is_file():
+        raise DataError(f"no pictures in {folder}: expected a metadata.jsonl there (`unnoise data emoji --out {folder}` makes the built-in set)")
+    rgba, captions = [], []
+    for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rgba.append(_square(Image.open(folder / row["file_name"]), size))
+            captions.append({k: tuple(v) for k, v in row.get("captions", {"en": [row.get("text")]}).items()})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{index}, line {number}: {error}") from error
+    return Pictures(np.stack(rgba), captions)
+
+
+def to_tensor(picture: np.ndarray) -> Tensor:
+    """(h, w, 4) in 0..1 -> (3, h, w) in -1..1, over white."""
+    rgb, alpha = picture[..., :3], picture[..., 3:]
+    return torch.from_numpy(((rgb * alpha + 1 - alpha) * 2 - 1).astype(np.float32)).permute(2, 0, 1)
+
+
+def _square(image: Image.Image, size: int) -> np.ndarray:
+    image = image.convert("RGBA")
+    if image.size != (size, size):
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        box = (left, top, left + side, top + side)
+        image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+    return np.asarray(image)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of a run: whole shuffled passes over the pictures, captions drawn by language, some pictures painted another colour."""
+
+    pictures: Pictures
+    size: int
+    seed: int
+    repaint: float = 0.0  # share of pictures that get another colour and its word
+
+    def __call__(self, step: int) -> tuple[Tensor, list[str]]:
+        """Pictures (size, 3, h, w) in -1..1 and their captions, for this step."""
+        random = np.random.default_rng([self.seed, step])
+        drawn = [self._draw(index, random) for index in self._indices(step)]
+        return torch.stack([to_tensor(picture) for picture, _ in drawn]), [caption for _, caption in drawn]
+
+    def _indices(self, step: int) -> list[int]:
+        n = len(self.pictures)
+        places = range(step * self.size, (step + 1) * self.size)
+        orders = {p // n: None for p in places}
+        orders = {order: np.random.default_rng([self.seed, order, n]).permutation(n) for order in orders}
+        return [int(orders[place // n][place % n]) for place in places]
+
+    def _draw(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, str]:
+        picture = self.pictures.rgba[index] / np.float32(255)
+        captions = self.pictures.captions[index]
+        language = str(random.choice(list(captions)))
+        names = captions[language]
+        # The name as often as all its aliases together.
+        name = names[0] if random.random() < 0.5 else str(random.choice(names))
+        if random.random() < self.repaint:
+            painted = self._repaint(picture, name, language, random)
+            if painted is not None:
+                return painted[0], phrase(painted[1], language, random)
+        return picture, phrase(name, language, random)
+
+    def _repaint(self, picture: np.ndarray, name: str, language: str, random: np.random.Generator) -> tuple[np.ndarray, str] | None:
+        thing = colours.without_colour(name, language)
+        if not thing or "flag" in name or "깃발" in name or language not in colours.LANGUAGES:
+            return None
+        colour = colours.COLOURS[str(random.choice(list(colours.COLOURS)))]
+        word = str(random.choice(colour.words[language]))
+        return colours.repaint(picture, colour).astype(np.float32), f"{word} {thing}"
+
+
+# How people write a name: mostly bare or with an article.
+PHRASES: dict[str, tuple[tuple[str, float], ...]] = {
+    "en": (("{}", 0.5), ("{article} {}", 0.3), ("the {}", 0.05), ("a picture of {article} {}", 0.05), ("{} emoji", 0.1)),
+    "ko": (("{}", 0.8), ("{} 그림", 0.1), ("{} 이모지", 0.1)),
+}
+
+
+def phrase(name: str, language: str, random: np.random.Generator) -> str:
+    """The name in one of the ways people write it; a language without phrases keeps it bare."""
+    forms = PHRASES.get(language, (("{}", 1.0),))
+    chosen = forms[int(random.choice(len(forms), p=[share for _, share in forms]))][0]
+    return chosen.format(name, article="an" if name[:1].lower() in "aeiou" else "a")
+
+
+def vocabulary(pictures: Pictures) -> list[str]:
+    """Every caption, colour word and phrase: what a tokenizer is learnt from."""
+    names = [name for captions in pictures.captions for group in captions.values() for name in group]
+    words = [word for colour in colours.COLOURS.values() for group in colour.words.values() for word in group]
+    forms = [form.format("", article="a") for group in PHRASES.values() for form, _ in group]
+    return names + words * 20 + forms * 20

@@ -1,0 +1,49 @@
+"""Noise: one stream an image, keyed by its seed and drawn on the CPU in float32, so that a picture depends on its seed alone.
+
+Not on the device, not on the batch it is drawn in, not on its place there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from unnoise.errors import ArgumentError
+
+MAX_SEED = 2**63 - 1
+
+
+class Noise(Protocol):
+    """Where a solver's random numbers come from."""
+
+    def draw(self, like: Tensor) -> Tensor:
+        """Standard normal, of the shape, dtype and device of `like` (one row an image)."""
+        ...
+
+
+class Streams:
+    """One generator an image."""
+
+    def __init__(self, seeds: Sequence[int]):
+        for seed in seeds:
+            if not 0 <= seed <= MAX_SEED:
+                raise ArgumentError(f"got seed {seed}: expected a whole number from 0 to {MAX_SEED}")
+        self.seeds = list(seeds)
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def draw(self, like: Tensor) -> Tensor:
+        rows = [torch.randn(like.shape[1:], generator=generator) for generator in self._generators]
+        return torch.stack(rows).to(like)
+
+
+class Recorded:
+    """Noises given beforehand, used in order: another implementation's draws, for comparing trajectories."""
+
+    def __init__(self, noises: Sequence[Tensor]):
+        self._left = iter(noises)
+
+    def draw(self, like: Tensor) -> Tensor:
+        return next(self._left).to(like)

@@ -1,0 +1,191 @@
+"""The driver. A `Run` is one trajectory: it says which point it wants denoised next, and takes the answer.
+
+`advance` answers the questions of many runs, at different steps and with different solvers, by one batched call of the denoiser.
+`stream` and `sample` are the same with one run. Whoever iterates over the states shows progress, takes previews, or stops by leaving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from unnoise.diffusion.grids import grid
+from unnoise.diffusion.noise import Noise, Streams
+from unnoise.diffusion.schedules import Schedule
+from unnoise.diffusion.solvers import Level, Past, Solution, Step, solver
+from unnoise.errors import ArgumentError, NonFiniteError
+
+
+class Estimate(NamedTuple):
+    """A denoiser's answer: x_0, and the learned variance in -1..1 where the network has one."""
+
+    x0: Tensor
+    variance: Tensor | None = None
+
+
+class Rows(Protocol):
+    """Conditions with one row an image: those of several runs stack."""
+
+    @staticmethod
+    def stack(conds: Sequence[Any], /) -> Any: ...
+
+
+Denoiser = Callable[..., Tensor | Estimate]  # (x, t) or (x, t, cond): x (b, ...), t (b,) float64 -> x_0
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands after a step."""
+
+    step: int  # steps taken
+    steps: int
+    t: float
+    x: Tensor
+    x0: Tensor  # the newest estimate of the picture
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to get from the first time to the last: immutable, shared freely between runs and threads."""
+
+    schedule: Schedule
+    levels: tuple[Level, ...]
+    step: Callable[[Step], Solution]
+    straight: bool
+
+    def level(self, t: float) -> Level:
+        return _level(self.schedule, t)
+
+
+def plan(
+    schedule: Schedule,
+    sampler: str = "dpmpp_2m",
+    steps: int = 20,
+    spacing: str | None = None,
+    times: Sequence[float] | Tensor | None = None,
+    **options: Any,
+) -> Plan:
+    """Fix the times and the solver. `times`, falling, are used as they are; else `spacing` and `steps` make them.
+
+    Raises UnknownName for a sampler, spacing or option that does not exist, ArgumentError for impossible steps or times.
+    """
+    step = solver(sampler).with_options(options)
+    grid_times = grid(schedule, spacing, steps) if times is None else torch.as_tensor(times, dtype=torch.float64)
+    if grid_times.ndim != 1 or len(grid_times) < 2 or not bool((grid_times[1:] < grid_times[:-1]).all()):
+        raise ArgumentError("times must be at least two numbers, each below the one before it")
+    straight = float(schedule.alpha(schedule.start)) == 0
+    scales = (grid_times, schedule.alpha(grid_times), schedule.sigma(grid_times))
+    return Plan(schedule, tuple(map(Level, *(values.tolist() for values in scales))), step, straight)
+
+
+def _level(schedule: Schedule, t: float) -> Level:
+    return Level(t, float(schedule.alpha(t)), float(schedule.sigma(t)))
+
+
+class Run:
+    """One trajectory of b images. Ask `x`, `t`; give `answer`; until `done`."""
+
+    def __init__(self, x: Tensor, plan: Plan, noise: Noise, cond: Rows | None = None):
+        self.plan, self.noise, self.cond = plan, noise, cond
+        self.index = 0
+        self.state = x  # at the start of the current step
+        self._past: list[Past] = []
+        self._begin()
+
+    @property
+    def steps(self) -> int:
+        return len(self.plan.levels) - 1
+
+    @property
+    def done(self) -> bool:
+        return self.index == self.steps
+
+    def _begin(self) -> None:
+        here, there = self.plan.levels[self.index : self.index + 2]
+        self._step = Step(
+            self.state, here, there, self.index, self.steps, self.noise, self.plan.level, self.plan.straight, past=self._past
+        )
+        self._solution = self.plan.step(self._step)
+        self.x, self.t = self._question(next(self._solution))
+        self._first: Tensor | None = None
+
+    @staticmethod
+    def _question(asked: tuple[Tensor, Level]) -> tuple[Tensor, float]:
+        return asked[0], asked[1].t
+
+    def answer(self, estimate: Tensor | Estimate) -> State | None:
+        """Take the estimate at (x, t). Gives the state when it completed a step. Raises NonFiniteError."""
+        x0, self._step.variance = estimate if isinstance(estimate, Estimate) else (estimate, None)
+        if self._first is None:
+            self._first = x0
+        try:
+            self.x, self.t = self._question(self._solution.send(x0))
+            return None
+        except StopIteration as stop:
+            return self._finish(stop.value, x0)
+
+    def _finish(self, x: Tensor, x0: Tensor) -> State:
+        assert self._first is not None  # a solver asks at least once
+        self._past.append(Past(self._step.here, self._first))
+        self.state = x
+        self.index += 1
+        if not bool(torch.isfinite(x).all()):
+            raise NonFiniteError(f"denoiser: the latents are not finite after step {self.index} of {self.steps}")
+        state = State(self.index, self.steps, self._step.next.t, x, x0)
+        if not self.done:
+            self._begin()
+        return state
+
+
+def advance(runs: Sequence[Run], denoiser: Denoiser) -> list[State | None]:
+    """One call of the denoiser that answers the question of every run; gives the state of each that completed a step.
+
+    All runs must be unfinished and have images of one shape, dtype and device.
+    """
+    x = torch.cat([run.x for run in runs])
+    counts = [len(run.x) for run in runs]
+    t = torch.tensor([run.t for run, count in zip(runs, counts, strict=True) for _ in range(count)], dtype=torch.float64, device=x.device)
+    conds = [run.cond for run in runs]
+    first = conds[0]
+    answer = denoiser(x, t) if first is None else denoiser(x, t, first.stack(conds))
+    estimate = answer if isinstance(answer, Estimate) else Estimate(answer)
+    variances = [None] * len(runs) if estimate.variance is None else estimate.variance.split(counts)
+    return [run.answer(Estimate(*pair)) for run, *pair in zip(runs, estimate.x0.split(counts), variances, strict=True)]
+
+
+def stream(run: Run, denoiser: Denoiser) -> Iterator[State]:
+    """The states of one run, step by step."""
+    while not run.done:
+        state = advance([run], denoiser)[0]
+        if state is not None:
+            yield state
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    x: Tensor,
+    *,
+    schedule: Schedule,
+    sampler: str = "dpmpp_2m",
+    steps: int = 20,
+    spacing: str | None = None,
+    times: Sequence[float] | Tensor | None = None,
+    seed: int | Noise = 0,
+    cond: Rows | None = None,
+    **options: Any,
+) -> Tensor:
+    """Carry x from the first time to the last.
+
+    denoiser: any callable (x, t) -> x_0, with cond as a third argument where one is given. x (b, ...): the state at the first time.
+    seed: image i of the batch draws its noise from seed + i; or a Noise of your own. options: the sampler's, such as eta.
+    """
+    noise = Streams(range(seed, seed + len(x))) if isinstance(seed, int) else seed
+    run = Run(x, plan(schedule, sampler, steps, spacing, times, **options), noise, cond)
+    for state in stream(run, denoiser):
+        x = state.x
+    return x

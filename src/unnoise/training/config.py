@@ -1,0 +1,93 @@
+"""The settings of a training run: a TOML file, checked, unknown keys refused."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt, ValidationError
+
+from unnoise.checkpoints.specs import Defaults, ScheduleSpec, Strict
+from unnoise.errors import ArgumentError, FileError
+
+
+class DataSettings(Strict):
+    source: str = "emoji"  # "emoji", or a folder with pictures and metadata.jsonl
+    size: PositiveInt = 64
+    repaint: float = Field(0.0, ge=0, le=1)  # share of pictures painted another colour, with its word
+
+
+class NetworkSettings(Strict):
+    patch: PositiveInt = 8
+    width: PositiveInt = 384
+    depth: PositiveInt = 6
+    heads: PositiveInt = 6
+
+
+class TextSettings(Strict):
+    vocab: PositiveInt = 3072
+    length: PositiveInt = 16
+    width: PositiveInt = 256
+    layers: PositiveInt = 2
+    heads: PositiveInt = 4
+
+
+class LossSettings(Strict):
+    space: Literal["eps", "x0", "v", "flow"] | None = None
+    floor: float = Field(0.05, gt=0)
+    min_snr: float | None = None
+    time: Literal["uniform", "logit_normal"] = "uniform"
+    time_mean: float = 0.0
+    time_std: float = Field(1.0, gt=0)
+
+
+class TrainConfig(Strict):
+    """One run. `max_train_steps` is the absolute total: a resumed run stops there too."""
+
+    name: str
+    summary: str = ""
+    output_dir: Path
+    seed: int = 0
+    max_train_steps: PositiveInt = 1000
+    train_batch_size: PositiveInt = 64
+    gradient_accumulation_steps: PositiveInt = 1
+    learning_rate: float = Field(5e-4, gt=0)
+    lr_warmup_steps: int = Field(500, ge=0)
+    lr_end: float = Field(0.0, ge=0)  # the cosine ends here, as a share of learning_rate
+    weight_decay: float = Field(0.01, ge=0)
+    adam_beta2: float = Field(0.99, gt=0, lt=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    mixed_precision: Literal["no", "bf16"] = "no"
+    compile: bool = False
+    device: str = "auto"
+    checkpointing_steps: PositiveInt = 500
+    checkpoints_total_limit: PositiveInt = 2
+    log_steps: PositiveInt = 50
+    sample_steps: PositiveInt = 1000
+    sample_prompts: tuple[str, ...] = ()
+    prediction: Literal["eps", "x0", "v", "flow"] = "x0"
+    schedule: ScheduleSpec = ScheduleSpec()
+    data: DataSettings = DataSettings()
+    network: NetworkSettings = NetworkSettings()
+    text: TextSettings = TextSettings()
+    loss: LossSettings = LossSettings()
+    defaults: Defaults = Defaults()
+
+
+def load(path: Path, overrides: dict[str, object] | None = None) -> TrainConfig:
+    """Read a recipe; `overrides` replace its top-level keys. Raises FileError or ArgumentError with one line."""
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileError(f"no recipe at {path}: expected a TOML file such as recipes/emoji.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileError(f"{path} is not TOML: {error}") from None
+    try:
+        return TrainConfig(**{**settings, **(overrides or {})})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ArgumentError(f"{path}: {where}: {first['msg']}, got {first['input']!r}") from None

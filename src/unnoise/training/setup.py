@@ -1,0 +1,105 @@
+"""From settings to a run: data, tokenizer, networks, optimiser, and the newest checkpoint if there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from unnoise.checkpoints.specs import ModelSpec
+from unnoise.data import emoji, pictures
+from unnoise.data.pictures import Batches
+from unnoise.diffusion import predictions
+from unnoise.diffusion.losses import Loss, TimeSampling
+from unnoise.networks import tokenizers
+from unnoise.networks.dit import DiTConfig
+from unnoise.networks.text import CLIPTextConfig
+from unnoise.networks.tokenizers import Tokenizer
+from unnoise.training import checkpoints
+from unnoise.training.config import TrainConfig
+from unnoise.training.ema import EMA
+from unnoise.training.loop import Run
+from unnoise.training.objective import Objective, TextDenoiser
+
+
+def prepare(config: TrainConfig) -> Run:
+    """A run at its newest checkpoint, or at its start."""
+    data = pictures.read(_folder(config), config.data.size)
+    tokenizer = _tokenizer(config, data)
+    device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu"))
+    torch.manual_seed(config.seed)
+    model = TextDenoiser(spec(config, tokenizer).build()).to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True
+    )
+    batches = Batches(data, config.train_batch_size, config.seed, config.data.repaint)
+    run = Run(config, model, _objective(config, tokenizer, device), batches, EMA(model, config.ema_decay), optimizer)
+    found = checkpoints.newest(run.checkpoint_folder)
+    if found:
+        run.taken = checkpoints.restore(found, model, run.ema, optimizer)
+    return run
+
+
+def spec(config: TrainConfig, tokenizer: Tokenizer) -> ModelSpec:
+    """What the trained model will say of itself."""
+    text = config.text
+    network = DiTConfig(
+        sample_size=config.data.size,
+        in_channels=3,
+        learn_sigma=False,
+        context_width=text.width,
+        pooled_width=text.width,
+        **config.network.model_dump(),
+    )
+    clip = CLIPTextConfig(
+        vocab=tokenizer.pieces.get_vocab_size(),
+        length=text.length,
+        width=text.width,
+        layers=text.layers,
+        heads=text.heads,
+        mlp=4 * text.width,
+        activation="gelu",
+        end_token=tokenizer.end,
+    )
+    return ModelSpec(
+        name=config.name,
+        summary=config.summary,
+        prediction=config.prediction,
+        schedule=config.schedule,
+        network=network,
+        text=clip,
+        defaults=config.defaults,
+    )
+
+
+def _objective(config: TrainConfig, tokenizer: Tokenizer, device: torch.device) -> Objective:
+    loss = config.loss
+    return Objective(
+        schedule=config.schedule.build(),
+        prediction=predictions.prediction(config.prediction),
+        loss=Loss(loss.space, loss.floor, loss.min_snr),
+        times=TimeSampling(loss.time, loss.time_mean, loss.time_std),
+        tokenizer=tokenizer,
+        caption_dropout=config.caption_dropout,
+        autocast=torch.bfloat16 if config.mixed_precision == "bf16" else None,
+        device=device,
+    )
+
+
+def _folder(config: TrainConfig) -> Path:
+    if config.data.source != "emoji":
+        return Path(config.data.source)
+    folder = config.output_dir / "emoji"
+    if not (folder / "metadata.jsonl").is_file():
+        emoji.build(folder)
+    return folder
+
+
+def _tokenizer(config: TrainConfig, data: pictures.Pictures) -> Tokenizer:
+    """Learnt once from everything the captions can say, and kept beside the run."""
+    path = config.output_dir / "tokenizer.json"
+    if not path.is_file():
+        learnt = tokenizers.learn(pictures.vocabulary(data), vocab=config.text.vocab, length=config.text.length)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        learnt.save(path)
+    return tokenizers.read(path, config.text.length)
