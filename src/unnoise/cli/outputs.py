@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from unnoise.errors import ArgumentError, FileError
+from unnoise.images import FORMATS
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 OTHERS = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl", ".jp2", ".ppm", ".svg", ".pdf")
 LONGEST_SLUG = 120  # bytes of UTF-8; file systems hold 255 of a whole name
 
@@ -19,7 +19,7 @@ def check(out: Path, pictures: int) -> None:
     if is_file_name(out) and pictures > 1:
         raise ArgumentError(f"--out {str(out)!r} names one file, but {pictures} pictures are asked for: give a folder")
     if not out.is_dir() and out.suffix.lower() in OTHERS:
-        raise ArgumentError(f"--out {str(out)!r}: got the ending {out.suffix!r}, expected one of {', '.join(PICTURES)} or a folder")
+        raise ArgumentError(f"--out {str(out)!r}: got the ending {out.suffix!r}, expected one of {', '.join(FORMATS)} or a folder")
     folder = out.parent if is_file_name(out) else out
     if folder.exists() and not folder.is_dir():
         raise FileError(f"--out {str(out)!r}: {str(folder)!r} is a file, expected a folder")
@@ -30,7 +30,7 @@ def check(out: Path, pictures: int) -> None:
 
 def is_file_name(out: Path) -> bool:
     """Whether `out` names one picture file rather than a folder."""
-    return out.suffix.lower() in PICTURES and not out.is_dir()
+    return out.suffix.lower() in FORMATS and not out.is_dir()
 
 
 def save_all(result: Any, out: Path, keep_settings: bool) -> list[dict]:

@@ -7,7 +7,7 @@ import re
 from unnoise.errors import UnnoiseError, nearest
 
 MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-EXPECTED = {"int": "a whole number", "float": "a number"}
+EXPECTED = {"int": "a whole number", "integer": "a whole number", "float": "a number"}
 
 
 def refusal(error: BaseException) -> tuple[str, int]:
@@ -46,13 +46,17 @@ def usage(error: BaseException) -> str:
 
 
 def value(error: BaseException) -> str:
-    """A value of the wrong kind: which option, what was got, what was expected. Typer keeps the value in pydantic's error."""
-    details, parameter = getattr(error.__cause__, "errors", None), getattr(error, "param", None)
-    if details is None or parameter is None:
+    """A value of the wrong kind: which option, what was got, what was expected; empty for any other error."""
+    parameter, details = getattr(error, "param", None), getattr(error.__cause__, "errors", None)
+    if parameter is None:
         return ""
-    first = details()[0]
-    expected = EXPECTED.get(first["type"].split("_")[0], first["msg"])
-    return f"{parameter.opts[0]}: got {first['input']!r}, expected {expected}"
+    if details:  # typer 0.29 and later: pydantic's error keeps the value
+        got, kind, otherwise = (details()[0][key] for key in ("input", "type", "msg"))
+    elif found := re.match(r"'(.*)' is not a valid (\w+)", getattr(error, "message", ""), re.DOTALL):
+        got, kind, otherwise = found[1], found[2], f"a valid {found[2]}"
+    else:
+        return ""
+    return f"{parameter.opts[0]}: got {got!r}, expected {EXPECTED.get(kind.split('_')[0], otherwise)}"
 
 
 def suggestion(name: str, known: list[str], kind: str) -> str:

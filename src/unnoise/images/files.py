@@ -19,9 +19,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from unnoise.errors import ArgumentError, FileError
-from unnoise.images import metadata, provenance
+from unnoise.images import FORMATS, metadata, provenance
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 EXIF, USER_COMMENT, SOFTWARE = 0x8769, 0x9286, 0x0131  # EXIF 2.3 tags
 CHUNK = "unnoise"
 
@@ -92,7 +91,7 @@ def exif(text: str) -> Image.Exif:
     tags = Image.Exif()
     tags[SOFTWARE] = "unnoise"
     if text:
-        tags.get_ifd(EXIF)[USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
+        tags[EXIF] = {USER_COMMENT: b"UNICODE\0" + text.encode("utf-16-be")}
     return tags
 
 

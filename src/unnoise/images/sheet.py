@@ -75,12 +75,15 @@ def write(page: Image.Image, caption: str, left: int, top: int, width: int) -> N
 
 
 def drawable(caption: str) -> tuple[Font, str]:
-    """A font and as much of the caption as it draws: the first font with all of it, else the words that the first font has."""
-    for font in itertools.chain([own()], map(load, FONTS)):
-        if font is not None and all(has(font, character) for character in set(caption)):
-            return font, caption
-    font = own()
-    return font, " ".join(word for word in caption.split() if all(has(font, character) for character in word))
+    """The font that draws most of the caption's words, the first of equals, and those words."""
+    best, kept = own(), ""
+    for font in itertools.chain([best], filter(None, map(load, FONTS))):
+        words = " ".join(word for word in caption.split() if all(has(font, character) for character in word))
+        if len(words) > len(kept):
+            best, kept = font, words
+        if kept == caption:
+            break
+    return best, kept
 
 
 @cache

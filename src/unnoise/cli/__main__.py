@@ -1,3 +1,0 @@
-from unnoise.cli import main
-
-main()
