@@ -28,6 +28,7 @@ FLOORS = (
     ("runtime",),
     ("checkpoints",),
     ("images",),
+    ("request",),
     ("model",),
     ("data",),
     ("training",),
