@@ -12,7 +12,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# no-op on any pip from 2022 on: the one in Python 3.10.0 cannot install a pyproject.toml project in editable mode
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 TREES := src tests $(wildcard benchmarks examples)
 
@@ -45,7 +44,7 @@ slow: $(VENV)/.installed-test
 $(VENV)/.created:
 	$(PYTHON) -c "import sys; sys.exit('unnoise needs Python 3.10 or newer, got ' + sys.version.split()[0]) if sys.version_info < (3, 10) else None"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=22"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=22"  # that of Python 3.10.0 has no editable install
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt

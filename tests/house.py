@@ -7,6 +7,8 @@ A tree is {"unnoise.diffusion.solvers": source, ...}; every rule returns its com
 from __future__ import annotations
 
 import ast
+import functools
+import importlib
 import inspect
 import re
 import subprocess
@@ -243,7 +245,7 @@ def surface(module: ModuleType, holders: Iterable[str] = ()) -> list[str]:
     lines: list[str] = []
     for name in sorted(module.__all__):
         lines += _lines(f"{module.__name__}.{name}", getattr(module, name))
-    for holder in map(sys.modules.__getitem__, holders):
+    for holder in map(importlib.import_module, holders):
         classes = {key: value for key, value in _own(holder).items() if inspect.isclass(value)}
         for key, value in sorted(classes.items()):
             lines += _lines(f"{holder.__name__}.{key}", value)
@@ -259,18 +261,20 @@ def _lines(name: str, value: Any) -> list[str]:
     if inspect.ismodule(value):
         return [line for key, item in sorted(_own(value).items()) for line in _lines(f"{name}.{key}", item)]
     if inspect.isclass(value):
-        public = {key: getattr(value, key) for key in vars(value) if not key.startswith("_")}
-        made = [f"class {name}" + _signature(value)]
-        return made + [f"{name}.{key}" + (_signature(item) if callable(item) else "") for key, item in sorted(public.items())]
+        public = {key: getattr(value, key) for key, item in vars(value).items() if key[0] != "_" and _is_method(item)}
+        made = (inspect.isfunction(value.__init__) and not getattr(value, "_is_protocol", False)) or issubclass(value, tuple)
+        head = f"class {name}" + (_signature(value) if made else "")  # fields of a dataclass are in its signature
+        return [head, *(f"{name}.{key}" + (_signature(item) if callable(item) else "") for key, item in sorted(public.items()))]
     return [name + (_signature(value) if callable(value) else "")]
+
+
+def _is_method(item: Any) -> bool:
+    return inspect.isfunction(item) or isinstance(item, property | classmethod | staticmethod | functools.cached_property)
 
 
 def _signature(value: Any) -> str:
     """Names, kinds and defaults; not the annotations, which Python versions print differently."""
-    try:
-        signature = inspect.signature(value)
-    except ValueError:
-        return ""  # a built-in base class: exceptions
+    signature = inspect.signature(value)
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values() if p.name not in ("self", "cls")]
     return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 
@@ -283,12 +287,9 @@ def drift(recorded: Iterable[str], found: Iterable[str]) -> list[str]:
 
 def public() -> list[str]:
     """The surface of unnoise as it is."""
-    import unnoise.model
-
     import unnoise
-    import unnoise.diffusion.sampling
 
-    lines = surface(unnoise, ["unnoise.model", "unnoise.diffusion.sampling"])
+    lines = surface(unnoise, ["unnoise.model"])
     return [*lines, "samplers: " + " ".join(info.name for info in unnoise.samplers())]
 
 

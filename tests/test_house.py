@@ -192,6 +192,26 @@ def test_a_surprising_public_name_is_seen():
     ]
 
 
+def test_the_surface_shows_fields_methods_and_properties(monkeypatch):
+    module = types.ModuleType("planted")
+    monkeypatch.setitem(sys.modules, "planted", module)
+    code = """
+from dataclasses import dataclass
+@dataclass
+class Thing:
+    size: int = 3
+    def grow(self, by=1): ...
+    @property
+    def area(self): ...
+    def _hidden(self): ...
+class Wrong(ValueError): ...
+__all__ = []
+"""
+    exec(code, vars(module))
+    expected = ["class planted.Thing(size=3)", "planted.Thing.area", "planted.Thing.grow(by=1)", "class planted.Wrong"]
+    assert house.surface(module, ["planted"]) == expected
+
+
 def test_a_machine_path_is_seen():
     slash = "/"
     for path in ("home/me", "work/main", "Users/me", "tmp/venv"):
