@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -37,3 +38,24 @@ def fake(monkeypatch, command) -> Callable[..., Outcome]:
         monkeypatch.setitem(vars(unnoise), name, value)
     monkeypatch.setitem(sys.modules, "unnoise.model", fake_library.module())
     return command
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A model file like the built-in one's, small and untrained: what the command does with it is real, what it draws is not."""
+    import torch
+
+    from unnoise.checkpoints import native
+    from unnoise.checkpoints.specs import ModelSpec
+    from unnoise.networks import tokenizers
+    from unnoise.networks.dit import DiTConfig
+    from unnoise.networks.text import CLIPTextConfig
+
+    tokenizer = tokenizers.learn(["a red apple", "빨간 사과"], vocab=300, length=16)
+    text = CLIPTextConfig(vocab=300, length=16, width=32, layers=1, heads=2, mlp=64, end_token=tokenizer.end)
+    network = DiTConfig(64, 3, patch=8, width=32, depth=1, heads=2, learn_sigma=False, context_width=32, pooled_width=32)
+    spec = ModelSpec(name="tiny", network=network, text=text)
+    weights = {name: torch.randn(p.shape) / 20 for name, p in spec.build("meta").named_parameters()}
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    native.save(path, spec, tokenizer, weights)
+    return path

@@ -11,6 +11,7 @@ import sys
 import time
 import types
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from PIL import Image
 
@@ -128,6 +129,12 @@ def module() -> types.ModuleType:
     stand_in = types.ModuleType("unnoise.model")
     stand_in.arguments = arguments
     return stand_in
+
+
+def environment(**more: str) -> dict:
+    """For a process that runs the command from this source tree."""
+    source = str(Path(unnoise.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": source, "PYTHONUTF8": "1", **more}
 
 
 if __name__ == "__main__":

@@ -12,21 +12,14 @@ from pathlib import Path
 
 import pytest
 
-import unnoise
+from cli.fake_library import environment
 
 FAKE = Path(__file__).with_name("fake_library.py")
-BUILTIN = Path(unnoise.__file__).parent / "builtin"
-real = pytest.mark.skipif(not list(BUILTIN.rglob("*.safetensors")), reason="the built-in weights are not here")
 
 
 def run(*arguments: str, cwd: Path, program: tuple = ("-m", "unnoise")) -> subprocess.CompletedProcess:
     command = [sys.executable, *program, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", env=environment(), timeout=300)
-
-
-def environment(**more: str) -> dict:
-    source = str(Path(unnoise.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": source, "PYTHONUTF8": "1", **more}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["generate", "--help"], ["samplers", "--help"], ["generate"]])
@@ -76,64 +69,3 @@ def test_a_terminal_without_the_letters(tmp_path):
         command, cwd=tmp_path, capture_output=True, text=True, encoding="ascii", env=environment(PYTHONIOENCODING="ascii")
     )
     assert done.returncode == 0 and json.loads(done.stdout)["pictures"][0]["prompt"] == "빨간 사과 é 🍎"
-
-
-@real
-def test_the_built_in_model_makes_the_same_pixels_again(tmp_path):
-    from PIL import Image
-
-    first = run("generate", "a red apple", "빨간 사과", "--seed", "7", "--steps", "4", "--json", cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    report = json.loads(first.stdout)
-    assert [picture["prompt"] for picture in report["pictures"]] == ["a red apple", "빨간 사과"]
-    for index, picture in enumerate(report["pictures"]):
-        again = run("generate", "--from", picture["path"], "--out", f"again-{index}.png", cwd=tmp_path)
-        assert again.returncode == 0 and "note:" not in again.stderr, again.stderr
-        with Image.open(tmp_path / picture["path"]) as one, Image.open(tmp_path / f"again-{index}.png") as two:
-            assert one.tobytes() == two.tobytes()
-
-
-@real
-@pytest.mark.parametrize(
-    "options, expected",
-    [
-        (["--steps", "0"], "0"),
-        (["--steps", "-3"], "-3"),
-        (["--steps", "1000000000"], "1000000000"),
-        (["--guidance", "nan"], "nan"),
-        (["--guidance", "inf"], "inf"),
-        (["-n", "0"], "0"),
-        (["-n", "-1"], "-1"),
-        (["-n", "1000000000"], "1000000000"),
-        (["--size", "65x64"], "65"),
-        (["--size", "0x64"], "0"),
-        (["--size", "99999992x99999992"], "99999992"),
-        (["--seed", "-5"], "-5"),
-        (["--seed", "999999999999999999999999"], "999999999999999999999999"),
-        (["--sampler", "dpmpp2m"], "dpmpp_2m"),
-        (["--spacing", "karas"], "karras"),
-        (["--model", "emojy"], "emoji"),
-        (["--model", "none.safetensors"], "none.safetensors"),
-        (["--dtype", "float17"], "float16"),
-        (["--device", "cudda"], "cuda"),
-    ],
-)
-def test_the_library_refuses_in_one_line(tmp_path, options, expected):
-    done = run("generate", "an apple", *options, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and expected in done.stderr, done.stderr
-    assert done.stdout == "" and list(tmp_path.iterdir()) == []
-
-
-@real
-def test_an_empty_prompt_has_a_clear_answer(tmp_path):
-    done = run("generate", "", "--steps", "2", cwd=tmp_path)
-    assert done.returncode in (0, 2) and "Traceback" not in done.stderr
-
-
-@real
-@pytest.mark.parametrize("verb", ["samplers", "models"])
-def test_the_real_lists(tmp_path, verb):
-    done = run(verb, "--json", cwd=tmp_path)
-    assert done.returncode == 0 and json.loads(done.stdout)[verb], done.stderr
-    assert run(verb, cwd=tmp_path).returncode == 0

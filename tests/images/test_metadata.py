@@ -92,11 +92,16 @@ def test_our_reader_round_trips(prompt, negative):
     assert read == {**kept, "model_hash": settings["model_hash"][:10]}
 
 
-@pytest.mark.parametrize("model", ["my, model", 'a "b" c', "drive:model", "two\nlines", "모델, 하나", "back\\slash,"])
+@pytest.mark.parametrize("model", ["my, model", 'a "b" c', "drive:model", "two\nlines", "모델, 하나", 'quo"ted, one'])
 def test_values_that_confuse_a_reader_are_quoted(model):
     text = to_parameters({**SETTINGS, "model": model})
     assert reference(text)["Model"] == model == from_parameters(text)["model"]
     assert reference(text)["Seed"] == "7" and text.count("\n") == 1
+
+
+@pytest.mark.parametrize("model", ["/models/my.model.safetensors", r"C:\models\my.model.ckpt", "some-one/my.model", "my.model"])
+def test_the_text_names_the_model_without_its_folder(model):
+    assert reference(to_parameters({**SETTINGS, "model": model}))["Model"] == "my.model"
 
 
 def test_what_is_not_known_is_left_out():

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from unnoise.cli.data import data
 from unnoise.cli.generate import generate
 from unnoise.cli.listings import models, samplers
+from unnoise.cli.train import train
 
-VERBS = {"generate": generate, "samplers": samplers, "models": models}
+VERBS = {"generate": generate, "train": train, "data": data, "samplers": samplers, "models": models}
 
 app = typer.Typer(
     help="Pictures from text with diffusion models: make them, and see what made them.",

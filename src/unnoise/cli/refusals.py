@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from unnoise.cli.requests import OPTIONS
 from unnoise.errors import UnnoiseError, nearest
 
 MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
@@ -15,7 +16,7 @@ def refusal(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         return "stopped", 130
     if isinstance(error, UnnoiseError):
-        return one_line(str(error)), 2
+        return one_line(as_typed(str(error))), 2
     if hasattr(error, "format_message"):  # typer's own, whichever of its versions raised it
         return one_line(usage(error)), 2
     if isinstance(error, MemoryError) or MEMORY.search(str(error)):
@@ -24,6 +25,11 @@ def refusal(error: BaseException) -> tuple[str, int]:
         place = f" {error.filename!r}" if error.filename else ""
         return one_line(f"cannot use the file{place}: {error.strerror or error}"), 1
     return one_line(f"unexpected {type(error).__name__}: {error} (a defect in unnoise; UNNOISE_DEBUG=1 shows where)"), 1
+
+
+def as_typed(message: str) -> str:
+    """The library's "got num_inference_steps 0" as "got --steps 0": what was typed."""
+    return re.sub(r"\bgot (\w+) ", lambda found: f"got {OPTIONS.get(found[1], found[1])} ", message)
 
 
 def one_line(message: str) -> str:

@@ -16,10 +16,12 @@ OPTIONS = {  # the library's argument: the option that sets it
     "guidance_scale": "--guidance",
     "sampler": "--sampler",
     "spacing": "--spacing",
-    "height": "--size",
-    "width": "--size",
+    "height": "--size (height)",
+    "width": "--size (width)",
     "num_images_per_prompt": "--n",
     "seed": "--seed",
+    "dtype": "--dtype",
+    "device": "--device",
 }
 WATCHED = ("model_hash", "version", "dtype", "device")  # what else decides the last bit of a pixel
 

@@ -68,7 +68,7 @@ def labelled(settings: dict) -> list[tuple[str, object]]:
         ("Seed", settings.get("seed")),
         ("Size", None if None in size else f"{size[0]}x{size[1]}"),
         ("Model hash", (settings.get("model_hash") or "")[:SHORT_HASH]),
-        ("Model", settings.get("model")),
+        ("Model", re.sub(r"^.*[/\\]|\.(safetensors|ckpt)$", "", settings.get("model") or "")),  # a file's name without its folder
         ("Version", f"unnoise {settings['version']}" if settings.get("version") else None),
     ]
 

@@ -1,0 +1,41 @@
+"""`unnoise train`: a model from a recipe; run it again to go on where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unnoise.cli.console import notice, print_json, progress
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file such as recipes/emoji.toml.")],
+    output_dir: Annotated[Path | None, typer.Option(help="Where the run lives.  [default: the recipe's]")] = None,
+    max_train_steps: Annotated[int | None, typer.Option(help="The total, also of a resumed run.  [default: the recipe's]")] = None,
+    publish: Annotated[Path | None, typer.Option(help="Write the averaged weights to this .safetensors file at the end.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Train a model. Ctrl-C stops after the step under way; the same command goes on from the newest checkpoint."""
+    from unnoise.training import config, loop, report, setup
+    from unnoise.training.publish import publish as write
+
+    given = {"output_dir": output_dir, "max_train_steps": max_train_steps}
+    run = setup.prepare(config.load(recipe, {key: value for key, value in given.items() if value is not None}))
+    notice(f"{run.config.name}: step {run.taken} of {run.config.max_train_steps}, {run.config.output_dir}", quiet)
+    written = report.Report(run)
+    loss = None
+    with progress(quiet) as show:
+        for step in loop.train(run):
+            written.add(step)
+            loss = step.loss
+            show(f"loss {loss:.4f}", step.step, step.steps)
+    if publish:
+        write(run, publish)
+    summary = {"name": run.config.name, "steps": run.taken, "loss": loss, "folder": str(run.config.output_dir), "published": publish}
+    if as_json:
+        print_json({key: str(value) if isinstance(value, Path) else value for key, value in summary.items()})
+    elif not quiet:
+        print(f"{run.taken} steps done; log, loss curve and samples are in {run.config.output_dir}")
