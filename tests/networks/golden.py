@@ -60,7 +60,7 @@ def unet_ldm(config: UNetConfig) -> dict[str, str]:
         for j in range(config.blocks):
             names |= {f"down_blocks.{i}.resnets.{j}": f"input_blocks.{n}.0", f"down_blocks.{i}.attentions.{j}": f"input_blocks.{n}.1"}
             n += 1
-        names[f"down_blocks.{i}.downsample"] = f"input_blocks.{n}.0"
+        names |= {f"down_blocks.{i}.downsample": f"input_blocks.{n}.0", f"down_blocks.{i}.downsample.conv": f"input_blocks.{n}.0.op"}
         n += 1
     for j, part in enumerate(("resnets.0", "attentions.0", "resnets.1")):
         names[f"mid_block.{part}"] = f"middle_block.{j}"

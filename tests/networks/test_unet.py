@@ -1,0 +1,188 @@
+"""The U-Net against the authors' own outputs, family by family, and what it promises about sizes and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from networks import golden
+from unnoise.conditioning import Cond
+from unnoise.errors import ArgumentError
+from unnoise.networks.unet import UNet, UNetConfig
+
+TINY = UNetConfig(widths=(32, 64), depths=(0, 1), blocks=1, heads=4, context_width=24)
+PIXELS = {"in_channels": 3, "out_channels": 3, "widths": (32, 32), "depths": (0, 1), "blocks": 1, "context_width": 0}
+ADM = UNetConfig(**PIXELS, num_classes=10, head_width=16, scale_shift=True, learn_sigma=True, resample="residual")
+IDDPM = UNetConfig(**PIXELS, heads=4, scale_shift=True, learn_sigma=True)
+DDPM = {**PIXELS, "widths": (32, 64), "heads": 1, "corner_pad": True, "eps": 1e-6, "time_shift": 1.0, "time_cos_first": False}
+SD2 = UNetConfig(widths=(32, 32), depths=(1, 1), blocks=1, head_width=16, context_width=24, linear_projection=True)
+SDXL = UNetConfig(
+    widths=(32, 64), depths=(0, 2), mid_depth=2, blocks=1, head_width=16, context_width=24, linear_projection=True, pooled_width=108
+)
+REFINER = UNetConfig(
+    widths=(32, 32), depths=(0, 2), mid_depth=2, blocks=1, head_width=16, context_width=20, linear_projection=True, pooled_width=56
+)
+LDM = UNetConfig(**{**PIXELS, "context_width": 20}, heads=1)
+FACES = UNetConfig(**PIXELS, head_width=16)
+
+
+def under(weights: golden.Tensors, prefix: str) -> golden.Tensors:
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def ldm(config: UNetConfig, weights: golden.Tensors, prefix: str) -> UNet:
+    unet = UNet(config).eval()
+    golden.translate(unet, under(weights, prefix), golden.unet_ldm(config), golden.INSIDE_LDM)
+    return unet
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "output"),
+    [
+        ("ldm/sd1", TINY, "unet.eps"),
+        ("ldm/sd2", SD2, "unet.v"),
+        ("sdxl/base", SDXL, "unet.eps"),
+        ("sdxl/refiner", REFINER, "unet.eps"),
+        ("ldm/cin", LDM, "unet.eps"),
+        ("ldm/uncond", FACES, "unet.eps"),
+    ],
+)
+def test_latent_diffusion(shared: Path, family: str, config: UNetConfig, output: str) -> None:
+    io, weights, record = golden.read(shared / "golden" / family)
+    if family == "ldm/uncond":
+        weights = _legacy(weights, "model.diffusion_model.", config)
+    unet = ldm(config, weights, "model.diffusion_model.")
+    tokens = next((io[name] for name in ("context", "txt", "class_embedding") if name in io), None)
+    with torch.no_grad():
+        mine = unet(io["x"], io["t"], Cond(tokens=tokens, pooled=io.get("cond.vector")))
+    golden.assert_close(mine, io[output], record["float32_vs_float64"][output])
+
+
+def _legacy(weights: golden.Tensors, prefix: str, config: UNetConfig) -> golden.Tensors:
+    """qkv in the order of the first ADM releases -> in ours."""
+
+    def heads(value: Tensor) -> int:
+        return len(value) // 3 // config.head_width if config.head_width else config.heads
+
+    mine = {key: value for key, value in weights.items() if key.startswith(prefix) and ".qkv." in key}
+    return weights | {key: golden.heads_first(value, heads(value)) for key, value in mine.items()}
+
+
+@pytest.mark.parametrize("order", ["legacy", "new"])
+def test_adm(shared: Path, order: str) -> None:
+    io, weights, record = golden.read(shared / "golden/adm/unet")
+    weights = _legacy(weights, "unet.", ADM) if order == "legacy" else weights
+    with torch.no_grad():
+        mine = ldm(ADM, weights, "unet.")(io["x"], io["t"], Cond(labels=io["y"]))
+    golden.assert_close(mine, io[f"unet.out_{order}"], record["float32_vs_float64"][f"unet.out_{order}"])
+
+
+def test_iddpm(shared: Path) -> None:
+    io, weights, record = golden.read(shared / "golden/adm/iddpm")
+    with torch.no_grad():
+        mine = ldm(IDDPM, _legacy(weights, "", IDDPM), "")(io["x"], io["t"])  # t is a fraction here
+    golden.assert_close(mine, io["out"], record["float32_vs_float64"]["out"])
+
+
+def test_ddpm(shared: Path) -> None:
+    io, weights, record = golden.read(shared / "golden/ddpm/unet")
+    config = UNetConfig(**DDPM)
+    unet = UNet(config).eval()
+    golden.translate(unet, weights, golden.unet_ddpm(config), golden.INSIDE_DDPM)
+    with torch.no_grad():
+        mine = unet(io["x"], io["t"])
+    golden.assert_close(mine, io["out"], record["float32_vs_float64"]["out"])
+
+
+def lively(config: UNetConfig) -> UNet:
+    """Nothing left at zero, so that every branch shows in the output."""
+    unet = UNet(config).eval()
+    for p in unet.parameters():
+        torch.nn.init.normal_(p, std=p[0].numel() ** -0.5 if p.dim() > 1 else 0.3)
+    return unet
+
+
+def conditions(config: UNetConfig, rows: int) -> Cond:
+    return Cond(
+        tokens=torch.randn(rows, 5, config.context_width) if config.context_width else None,
+        pooled=torch.randn(rows, config.pooled_width) if config.pooled_width else None,
+        labels=torch.arange(rows) if config.num_classes else None,
+    )
+
+
+CONFIGS = {"sd1": TINY, "sd2": SD2, "sdxl": SDXL, "adm": ADM, "ddpm": UNetConfig(**DDPM)}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_starts_at_zero_and_every_parameter_counts(config: UNetConfig) -> None:
+    x, t, cond = torch.randn(2, config.in_channels, 8, 8), torch.tensor([3, 700]), conditions(config, 2)
+    assert torch.equal(UNet(config)(x, t, cond), torch.zeros(2, config.out_channels * (2 if config.learn_sigma else 1), 8, 8))
+    unet = lively(config)
+    unet(x, t, cond).square().sum().backward()
+    idle = [name for name, p in unet.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("size", [(8, 8), (9, 8), (7, 11)])
+def test_any_size(config: UNetConfig, size: tuple[int, int]) -> None:
+    with torch.no_grad():
+        y = lively(config)(torch.randn(1, config.in_channels, *size), torch.zeros(1), conditions(config, 1))
+    assert y.shape[2:] == size
+    assert y.isfinite().all()
+
+
+def test_rows_are_independent() -> None:
+    """A request answers the same whoever shares its batch."""
+    unet, x, t, cond = lively(SDXL), torch.randn(3, 4, 8, 8), torch.tensor([1.0, 500.5, 999.0]), conditions(SDXL, 3)
+    with torch.no_grad():
+        together = unet(x, t, cond)
+        alone = torch.cat([unet(x[i : i + 1], t[i : i + 1], cond.rows(i, i + 1)) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    assert (together[0] - together[1]).abs().max() > 0.1
+
+
+def test_every_condition_is_heard() -> None:
+    with torch.no_grad():
+        for config in (SDXL, ADM):
+            unet, x, t = lively(config), torch.randn(1, config.in_channels, 8, 8), torch.tensor([500])
+            cond = conditions(config, 1)
+            given = {name: value for name in ("tokens", "pooled", "labels") if (value := getattr(cond, name)) is not None}
+            for name, value in given.items():
+                other = Cond(**{**given, name: value + 1})
+                assert (unet(x, t, cond) - unet(x, t, other)).abs().max() > 1e-3, name
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "missing"),
+    [(TINY, "tokens", Cond()), (ADM, "labels", Cond()), (SDXL, "pooled", Cond(tokens=torch.zeros(1, 5, 24))), (TINY, "tokens", None)],
+)
+def test_missing_conditions_are_named(config: UNetConfig, field: str, missing: Cond | None) -> None:
+    with pytest.raises(ArgumentError, match=f"conditioned on {field}"):
+        UNet(config)(torch.zeros(1, config.in_channels, 8, 8), torch.zeros(1), missing)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"depths": (1, 1)}, "2 depths for 4 widths"),
+        ({"context_width": 0, "depths": (2, 1, 1, 0)}, "without text"),
+        ({"widths": (320, 640, 1290, 1280)}, r"\[1290\]"),
+        ({"heads": 7}, "heads"),
+    ],
+)
+def test_impossible_configs_are_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        UNetConfig(**wrong)
+
+
+def test_dropout_only_in_training() -> None:
+    unet = lively(UNetConfig(**DDPM, dropout=0.5))
+    x, t = torch.randn(1, 3, 8, 8), torch.zeros(1)
+    with torch.no_grad():
+        assert torch.equal(unet(x, t), unet(x, t))
+        unet.train()
+        assert not torch.equal(unet(x, t), unet(x, t))
