@@ -63,9 +63,13 @@ def test_a_closed_pipe_is_no_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_terminal_without_the_letters(tmp_path):
-    command = [sys.executable, str(FAKE), "generate", "빨간 사과 é 🍎", "--seed", "7", "--json"]
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_terminal_without_the_letters(tmp_path, flags):
+    command = [sys.executable, str(FAKE), "generate", "빨간 사과 é 🍎", "--seed", "7", *flags]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, encoding="ascii", env=environment(PYTHONIOENCODING="ascii")
     )
-    assert done.returncode == 0 and json.loads(done.stdout)["pictures"][0]["prompt"] == "빨간 사과 é 🍎"
+    assert done.returncode == 0, done.stderr
+    assert r"\ube68\uac04" in done.stdout and (tmp_path / "outputs/0007-빨간-사과-é.png").exists()
+    if flags:
+        assert json.loads(done.stdout)["pictures"][0]["prompt"] == "빨간 사과 é 🍎"
