@@ -46,7 +46,7 @@ def load(path: Path, dtype: torch.dtype | None, device: torch.device) -> tuple[M
         raise FileError(f"no file {path}: expected a model that unnoise saved") from None
     except SafetensorError as error:
         raise FileError(f"{path} is not a whole safetensors file: {error}") from None
-    return spec, tokenizer, _networks(path, spec, weights, device)
+    return spec, tokenizer, _networks(path, spec, weights)
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -57,8 +57,7 @@ def read_spec(path: Path) -> ModelSpec:
 
 def file_hash(path: Path) -> str:
     """The first ten hexadecimal digits of the file's sha256: what pictures are marked with."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:10]
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
 
 
 def _header(path: Path, metadata: dict[str, str]) -> tuple[ModelSpec, Tokenizer]:
@@ -71,21 +70,19 @@ def _header(path: Path, metadata: dict[str, str]) -> tuple[ModelSpec, Tokenizer]
     return spec, Tokenizer(tokenizers.Tokenizer.from_str(metadata["tokenizer"]), spec.text.length)
 
 
-def _networks(path: Path, spec: ModelSpec, weights: dict[str, Tensor], device: torch.device) -> nn.ModuleDict:
+def _networks(path: Path, spec: ModelSpec, weights: dict[str, Tensor]) -> nn.ModuleDict:
     """Modules around the file's own tensors: built empty, then given them."""
     networks = spec.build("meta")
     missing = dict(networks.named_parameters()).keys() - weights.keys()
     unexpected = weights.keys() - dict(networks.named_parameters()).keys()
     if missing or unexpected:
-        raise FileError(f"{path}: {len(missing)} weights are missing {sorted(missing)[:2]}, {len(unexpected)} unknown {sorted(unexpected)[:2]}")
+        raise FileError(
+            f"{path}: {len(missing)} weights are missing {sorted(missing)[:2]}, {len(unexpected)} unknown {sorted(unexpected)[:2]}"
+        )
     for name, value in weights.items():
         owner, _, leaf = name.rpartition(".")
         expected = networks.get_parameter(name).shape
         if value.shape != expected:
             raise FileError(f"{path}: {name} has shape {tuple(value.shape)}, expected {tuple(expected)}")
         setattr(networks.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
-    for module in networks.modules():
-        reset = getattr(module, "reset_buffers", None)
-        if reset is not None:
-            reset(device)
     return networks.eval()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import nn
 
 from unnoise.diffusion import schedules
 from unnoise.diffusion.schedules import Schedule
 from unnoise.networks.dit import DiT, DiTConfig
 from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
+from unnoise.networks.unet import UNet, UNetConfig
 
 
 class Strict(BaseModel):
@@ -24,7 +25,7 @@ class ScheduleSpec(Strict):
     """A schedule by name and its options; those of other schedules are ignored."""
 
     kind: Literal["vp", "edm", "flow"] = "flow"
-    shift: float = Field(1.0, gt=0)
+    shift: float = Field(default=1.0, gt=0)
     betas: Literal["linear", "scaled_linear", "cosine"] = "linear"
     zero_terminal_snr: bool = False
 
@@ -39,24 +40,39 @@ class Defaults(Strict):
 
     sampler: str = "dpmpp_2m"
     spacing: str | None = None
-    num_inference_steps: int = Field(20, ge=1)
+    num_inference_steps: int = Field(default=20, ge=1)
     guidance_scale: float = 4.0
-    guidance_interval: tuple[float, float] = (0.0, 1.0)  # share of the noise levels, 0 clean, where guidance acts
+    guidance_interval: tuple[float, float] = (0.0, 1.0)  # shares of noise, 0 clean, between which guidance acts
 
 
 class ModelSpec(Strict):
-    """A text-to-image model in pixels: a CLIP-style text encoder and a diffusion transformer."""
+    """A text-to-image model in pixels: a CLIP-style text encoder and one backbone, a U-Net or a diffusion transformer."""
 
     name: str
-    family: Literal["pixel-dit"] = "pixel-dit"
+    family: Literal["pixel"] = "pixel"
     summary: str = ""
     prediction: Literal["eps", "x0", "v", "flow"] = "x0"
     schedule: ScheduleSpec = ScheduleSpec()
-    network: DiTConfig
+    size: PositiveInt = 64  # side of the pictures that it was trained on
+    multiple: PositiveInt = 8  # a side is a multiple of this
+    unet: UNetConfig | None = None
+    dit: DiTConfig | None = None
     text: CLIPTextConfig
     defaults: Defaults = Defaults()
+
+    @model_validator(mode="after")
+    def _one_backbone(self) -> ModelSpec:
+        if (self.unet is None) == (self.dit is None):
+            raise ValueError("expected exactly one of unet and dit")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Of the state that is denoised."""
+        return self.unet.in_channels if self.unet else self.dit.in_channels if self.dit else 0
 
     def build(self, device: str | torch.device = "cpu") -> nn.ModuleDict:
         """The networks, freshly initialised; on "meta" they cost nothing."""
         with torch.device(device):
-            return nn.ModuleDict({"text_encoder": CLIPTextEncoder(self.text), "network": DiT(self.network)})
+            backbone = UNet(self.unet) if self.unet else DiT(self.dit or DiTConfig())
+            return nn.ModuleDict({"text_encoder": CLIPTextEncoder(self.text), "network": backbone})

@@ -42,7 +42,9 @@ def read(folder: Path, size: int) -> Pictures:
     """
     index = folder / "metadata.jsonl"
     if not index.is_file():
-        raise DataError(f"no pictures in {folder}: expected a metadata.jsonl there (`unnoise data emoji --out {folder}` makes the built-in set)")
+        raise DataError(
+            f"no pictures in {folder}: expected a metadata.jsonl there (`unnoise data emoji --out {folder}` makes the built-in set)"
+        )
     rgba, captions = [], []
     for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
         try:

@@ -1,8 +1,9 @@
 """Time grids: which times a solver visits, first to last, ending on the data. The next time is always the next entry.
 
-The classic spacings count in a table of T = 1000 indices 0..T-1; on a continuous schedule they run evenly from its cleanest trained time
-to its noisy end. They are: leading (DDIM's), linspace (DDPM's evenly spread), trailing (Lin et al. 2023, table 2).
-The others are even in some measure of noise: logsnr (DPM-Solver), karras (sigma^(1/7), Karras et al. 2022 eq. 5), flow (sigma/(alpha+sigma)).
+The classic spacings count in a table of T = 1000 indices 0..T-1; on a continuous schedule they run evenly from its cleanest
+trained time to its noisy end. They are: leading (DDIM's), linspace (evenly spread), trailing (Lin et al. 2023, table 2).
+The others are even in a measure of noise: logsnr (DPM-Solver), karras (sigma^(1/7), Karras et al. 2022, eq. 5), flow
+(sigma / (alpha + sigma)).
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ RHO = 7.0
 def grid(schedule: Schedule, spacing: str | None, steps: int, *, offset: int = 0, ending: Literal["clean", "first"] = "clean") -> Tensor:
     """At most steps + 1 falling times, float64. steps intervals, each one step of a solver.
 
-    offset is added to the indices of `leading` (Stable Diffusion: 1). ending: "clean" ends on the data (alpha_bar 1); "first" on the table's
-    first entry (alpha_bar[0]), as CompVis and the Stable Diffusion configuration do. A time that would stand twice is left out.
+    offset is added to the indices of `leading` (Stable Diffusion: 1). ending: "clean" ends on the data (alpha_bar 1); "first" on the
+    table's first entry (alpha_bar[0]), as CompVis and the Stable Diffusion configuration do. A time that would stand twice is left out.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ArgumentError(f"got {steps!r} steps: expected a whole number of at least 1")

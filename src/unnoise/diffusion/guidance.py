@@ -4,13 +4,12 @@ Classifier-free guidance (Ho & Salimans 2022, eq. 6) in the scale s = w + 1 that
 
     x_0 = uncond + s (cond - uncond)          s = 1: the condition alone, one evaluation; s = 0: unconditional, one evaluation
 
-Every prediction is affine in x_0 with the same coefficients for both answers, so guiding x_0, eps, v or flow is the same thing. For s > 1 it is an
-extrapolation, not an average. Everything is per row: rows that need one evaluation cost one, and unlike requests share the batch.
+Every prediction is affine in x_0 with the same coefficients for both answers, so guiding x_0, eps, v or flow is the same thing. For s > 1
+it is an extrapolation, not an average. Everything is per row: rows that need one evaluation cost one, and unlike requests share the batch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +30,7 @@ class Guidance:
     negative: Cond
     scale: Tensor
     rescale: Tensor
-    low: Tensor  # guidance acts where low < sigma / alpha <= high (Kynkäänniemi et al. 2024); elsewhere the scale is 1
+    low: Tensor  # guidance acts where low <= sigma / (alpha + sigma) <= high (Kynkäänniemi et al. 2024); elsewhere the scale is 1
     high: Tensor
 
     @staticmethod
@@ -47,7 +46,7 @@ def guidance(
     scale: float | Tensor = 1.0,
     *,
     rescale: float | Tensor = 0.0,
-    interval: tuple[float, float] = (0.0, math.inf),
+    interval: tuple[float, float] = (0.0, 1.0),
 ) -> Guidance:
     """Guidance of len(positive) images; a number holds for all of them, a tensor (b,) gives each its own. Raises ArgumentError."""
     rows = len(positive)
@@ -57,8 +56,8 @@ def guidance(
         raise ArgumentError(f"got guidance_scale {scale}: expected a finite number")
     if not bool(((values[1] >= 0) & (values[1] <= 1)).all()):
         raise ArgumentError(f"got guidance_rescale {rescale}: expected a number from 0 to 1")
-    if not 0 <= low < high:
-        raise ArgumentError(f"got guidance interval {interval}: expected two noise levels sigma/alpha, 0 <= low < high")
+    if not 0 <= low < high <= 1:
+        raise ArgumentError(f"got guidance_interval {interval}: expected two shares of noise sigma/(alpha+sigma), 0 <= low < high <= 1")
     return Guidance(positive, negative, *values)
 
 
@@ -84,8 +83,8 @@ class Guided:
 
     def _scale_at(self, t: Tensor, cond: Guidance) -> Tensor:
         """The scale that holds at these times; outside the interval 1."""
-        level = (-self.schedule.logsnr(t) / 2).exp().to(cond.low.device)
-        return torch.where((level > cond.low) & (level <= cond.high), cond.scale, 1.0)
+        share = torch.sigmoid(-self.schedule.logsnr(t) / 2).to(cond.low.device)
+        return torch.where((share >= cond.low) & (share <= cond.high), cond.scale, 1.0)
 
     def _join(self, x: Tensor, t: Tensor, positive: Tensor, negative: Tensor, scale: Tensor, cond: Guidance) -> Tensor:
         """Rows guided, rows of the condition alone (scale 1) and unconditional rows (scale 0), each exactly."""

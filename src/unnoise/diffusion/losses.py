@@ -1,7 +1,7 @@
 """What is minimised: the squared error of x_0, weighted so that it equals the squared error of another prediction.
 
-With x fixed, x_0 = skip x + out F, so |F - F*|² = |x_0_hat - x_0|² / out². A loss "in eps", "in v", "in flow" or "in x0" is therefore one weight,
-1/out², whatever the network predicts (Salimans & Ho 2022, section 4; Li & He 2025 train x_0 by the flow loss).
+With x fixed, x_0 = skip x + out F, so |F - F*|² = |x_0_hat - x_0|² / out². A loss "in eps", "in v", "in flow" or "in x0" is therefore
+one weight, 1/out², whatever the network predicts (Salimans & Ho 2022, section 4; Li & He 2025 train x_0 by the flow loss).
 """
 
 from __future__ import annotations
@@ -78,7 +78,6 @@ class Loss:
     @staticmethod
     def _out(prediction: Prediction, alpha: Tensor, sigma: Tensor) -> Tensor:
         return torch.as_tensor(prediction.coefficients(alpha, sigma)[1], dtype=alpha.dtype).expand_as(alpha).abs()
-
 
 
 def noised(x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unnoise.diffusion.grids import grid
 from unnoise.diffusion.noise import Noise, Streams
-from unnoise.diffusion.schedules import Schedule
+from unnoise.diffusion.schedules import Discrete, Schedule
 from unnoise.diffusion.solvers import Level, Past, Solution, Step, solver
 from unnoise.errors import ArgumentError, NonFiniteError
 
@@ -86,6 +86,12 @@ def _level(schedule: Schedule, t: float) -> Level:
     return Level(t, float(schedule.alpha(t)), float(schedule.sigma(t)))
 
 
+def initial(noise: Tensor, plan: Plan) -> Tensor:
+    """The state at the first time from unit-variance noise. A variance-preserving process keeps all of it: sigma there is almost 1."""
+    first = plan.levels[0]
+    return noise if isinstance(plan.schedule, Discrete) else first.sigma * noise
+
+
 class Run:
     """One trajectory of b images. Ask `x`, `t`; give `answer`; until `done`."""
 
@@ -106,9 +112,7 @@ class Run:
 
     def _begin(self) -> None:
         here, there = self.plan.levels[self.index : self.index + 2]
-        self._step = Step(
-            self.state, here, there, self.index, self.steps, self.noise, self.plan.level, self.plan.straight, past=self._past
-        )
+        self._step = Step(self.state, here, there, self.index, self.steps, self.noise, self.plan.level, self.plan.straight, past=self._past)
         self._solution = self.plan.step(self._step)
         self.x, self.t = self._question(next(self._solution))
         self._first: Tensor | None = None
@@ -154,7 +158,7 @@ def advance(runs: Sequence[Run], denoiser: Denoiser) -> list[State | None]:
     answer = denoiser(x, t) if first is None else denoiser(x, t, first.stack(conds))
     estimate = answer if isinstance(answer, Estimate) else Estimate(answer)
     variances = [None] * len(runs) if estimate.variance is None else estimate.variance.split(counts)
-    return [run.answer(Estimate(*pair)) for run, *pair in zip(runs, estimate.x0.split(counts), variances, strict=True)]
+    return [run.answer(Estimate(x0, variance)) for run, x0, variance in zip(runs, estimate.x0.split(counts), variances, strict=True)]
 
 
 def stream(run: Run, denoiser: Denoiser) -> Iterator[State]:

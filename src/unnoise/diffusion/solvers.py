@@ -171,7 +171,9 @@ def _spread(step: Step, variance: str, beta: float) -> float | Tensor:
     if variance == "beta":
         return math.sqrt(beta)
     if step.variance is None:
-        raise ArgumentError("variance 'learned_range' needs a network that learned one; this one predicts x_0 alone: use 'posterior' or 'beta'")
+        raise ArgumentError(
+            "variance 'learned_range' needs a network that learned one; this one predicts x_0 alone: use 'posterior' or 'beta'"
+        )
     part = (step.variance + 1) / 2
     return (0.5 * (part * math.log(beta) + (1 - part) * math.log(max(small, 1e-20)))).exp()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,7 @@ class Tokenizer:
     def __init__(self, pieces: tokenizers.Tokenizer, length: int, pad: int | None = None):
         self.pieces = pieces
         self.length = length
-        self.start, self.end = (pieces.token_to_id(token) for token in (START, END))
+        self.start, self.end = (_id(pieces, token) for token in (START, END))
         self.pad = self.end if pad is None else pad
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
@@ -43,6 +44,13 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         self.pieces.save(str(path))
+
+
+def _id(pieces: tokenizers.Tokenizer, token: str) -> int:
+    number = pieces.token_to_id(token)
+    if number is None:
+        raise FileError(f"the tokenizer has no {token}: expected one with CLIP's start and end tokens")
+    return number
 
 
 def read(path: Path, length: int) -> Tokenizer:
@@ -60,20 +68,19 @@ def clip(vocab: dict[str, int], merges: list[tuple[str, str]], *, length: int = 
 
 
 def learn(texts: Iterable[str], *, vocab: int, length: int) -> Tokenizer:
-    """A new vocabulary of at most `vocab` byte pairs, learnt from these texts by the same rules as CLIP's."""
-    pieces = _byte_pairs(models.BPE(end_of_word_suffix="</w>"))
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    pieces.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab,
-            special_tokens=[START, END],
-            initial_alphabet=alphabet,
-            end_of_word_suffix="</w>",
-            show_progress=False,
-        ),
-    )
-    return Tokenizer(pieces, length)
+    """A new vocabulary of at most `vocab` entries, learnt from these texts by the same rules as CLIP's.
+
+    Every byte has an entry of its own, inside a word and at its end, so that no text is lost; merges come after them.
+    """
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fixed = [START, END, *letters, *(letter + "</w>" for letter in letters)]
+    rough = _byte_pairs(models.BPE(end_of_word_suffix="</w>"))
+    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=fixed, end_of_word_suffix="</w>", show_progress=False)
+    rough.train_from_iterator(texts, trainer)
+    learnt = json.loads(rough.to_str())["model"]
+    # built anew from its tables: in the trained one every letter would be a special token
+    model = models.BPE(vocab=learnt["vocab"], merges=[tuple(pair) for pair in learnt["merges"]], end_of_word_suffix="</w>")
+    return Tokenizer(_byte_pairs(model), length)
 
 
 def _byte_pairs(model: models.BPE, start: str | AddedToken = START) -> tokenizers.Tokenizer:

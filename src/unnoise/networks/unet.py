@@ -57,6 +57,7 @@ class UNetConfig:
     groups: int = 32
     eps: float = 1e-5  # of group norms: DDPM has 1e-6
     dropout: float = 0.0
+    patch: int = 1  # pixels a side that become channels before the first convolution, and pixels again at the end (Hoogeboom et al. 2023)
 
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.widths):
@@ -161,12 +162,13 @@ class UNet(nn.Module):
         self.time_embedding = EmbeddingMLP(widths[0], config.emb_width)
         self.class_embedding = nn.Embedding(config.num_classes, config.emb_width) if config.num_classes else None
         self.add_embedding = EmbeddingMLP(config.pooled_width, config.emb_width) if config.pooled_width else None
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(config.in_channels * config.patch**2, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(DownBlock(config, widths[max(i - 1, 0)], i) for i in range(len(widths)))
         self.mid_block = MidBlock(config)
         self.up_blocks = nn.ModuleList(UpBlock(config, inputs, i) for i, inputs in _up_inputs(config))
         self.conv_norm_out = config.style.norm(widths[0])
-        self.conv_out = nn.Conv2d(widths[0], config.out_channels * (2 if config.learn_sigma else 1), 3, padding=1)
+        out = config.out_channels * (2 if config.learn_sigma else 1) * config.patch**2
+        self.conv_out = nn.Conv2d(widths[0], out, 3, padding=1)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -191,13 +193,13 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
         cond = Cond() if cond is None else cond
         emb, tokens = self.embed(t, cond), _need(cond, "tokens") if self.config.context_width else None
-        kept = [self.conv_in(x)]
+        kept = [self.conv_in(F.pixel_unshuffle(x, self.config.patch))]
         for down in self.down_blocks:
             kept += down(kept[-1], emb, tokens)
         x = self.mid_block(kept[-1], emb, tokens)
         for up in self.up_blocks:
             x = up(x, kept, emb, tokens)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.conv_norm_out(x))), self.config.patch)
 
 
 def _up_inputs(config: UNetConfig) -> list[tuple[int, list[int]]]:

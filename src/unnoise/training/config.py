@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -11,18 +11,29 @@ from pydantic import Field, PositiveInt, ValidationError
 from unnoise.checkpoints.specs import Defaults, ScheduleSpec, Strict
 from unnoise.errors import ArgumentError, FileError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
 
 class DataSettings(Strict):
     source: str = "emoji"  # "emoji", or a folder with pictures and metadata.jsonl
     size: PositiveInt = 64
-    repaint: float = Field(0.0, ge=0, le=1)  # share of pictures painted another colour, with its word
+    repaint: float = Field(default=0.0, ge=0, le=1)  # share of pictures painted another colour, with its word
 
 
 class NetworkSettings(Strict):
-    patch: PositiveInt = 8
-    width: PositiveInt = 384
-    depth: PositiveInt = 6
-    heads: PositiveInt = 6
+    """The backbone: U-Net sizes, or `kind = "dit"` with a width, a depth and patches."""
+
+    kind: Literal["unet", "dit"] = "unet"
+    patch: PositiveInt = 4
+    heads: PositiveInt = 4
+    widths: tuple[PositiveInt, ...] = (128, 192, 256)  # unet: channels a level
+    depths: tuple[int, ...] = (0, 1, 1)  # unet: attention a level
+    blocks: PositiveInt = 2  # unet: residual blocks a level
+    width: PositiveInt = 384  # dit
+    depth: PositiveInt = 6  # dit
 
 
 class TextSettings(Strict):
@@ -35,11 +46,11 @@ class TextSettings(Strict):
 
 class LossSettings(Strict):
     space: Literal["eps", "x0", "v", "flow"] | None = None
-    floor: float = Field(0.05, gt=0)
+    floor: float = Field(default=0.05, gt=0)
     min_snr: float | None = None
     time: Literal["uniform", "logit_normal"] = "uniform"
     time_mean: float = 0.0
-    time_std: float = Field(1.0, gt=0)
+    time_std: float = Field(default=1.0, gt=0)
 
 
 class TrainConfig(Strict):
@@ -52,14 +63,14 @@ class TrainConfig(Strict):
     max_train_steps: PositiveInt = 1000
     train_batch_size: PositiveInt = 64
     gradient_accumulation_steps: PositiveInt = 1
-    learning_rate: float = Field(5e-4, gt=0)
-    lr_warmup_steps: int = Field(500, ge=0)
-    lr_end: float = Field(0.0, ge=0)  # the cosine ends here, as a share of learning_rate
-    weight_decay: float = Field(0.01, ge=0)
-    adam_beta2: float = Field(0.99, gt=0, lt=1)
-    max_grad_norm: float = Field(1.0, gt=0)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    caption_dropout: float = Field(0.1, ge=0, le=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    lr_warmup_steps: int = Field(default=500, ge=0)
+    lr_end: float = Field(default=0.0, ge=0)  # the cosine ends here, as a share of learning_rate
+    weight_decay: float = Field(default=0.01, ge=0)
+    adam_beta2: float = Field(default=0.99, gt=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    caption_dropout: float = Field(default=0.1, ge=0, le=1)
     mixed_precision: Literal["no", "bf16"] = "no"
     compile: bool = False
     device: str = "auto"

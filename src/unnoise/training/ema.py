@@ -17,5 +17,5 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """`step` counts optimiser steps already taken, from 0."""
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
-        live = [p.detach().float() for p in model.parameters()]
-        torch._foreach_lerp_(list(self.weights.values()), live, rate)
+        for average, weight in zip(self.weights.values(), model.parameters(), strict=True):
+            average.lerp_(weight.detach().float(), rate)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def train(run: Run) -> Iterator[Step]:
         yield Step(run.taken, config.max_train_steps, loss, rate, norm, time.perf_counter() - started, saved)
 
 
-def _optimise(run: Run, network: nn.Module, rate: float) -> tuple[float, float]:
+def _optimise(run: Run, network: Callable[..., Tensor], rate: float) -> tuple[float, float]:
     """One update from gradient_accumulation_steps batches; gives the mean loss and the norm before clipping."""
     config, parts = run.config, run.config.gradient_accumulation_steps
     for group in run.optimizer.param_groups:
@@ -91,7 +91,9 @@ def _optimise(run: Run, network: nn.Module, rate: float) -> tuple[float, float]:
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.max_grad_norm).item()
     if not math.isfinite(total + norm):
         run.optimizer.zero_grad(set_to_none=True)
-        raise NonFiniteError(f"{_culprit(run.model)}: loss {total}, gradient norm {norm} at step {run.taken + 1}; the last checkpoint is good")
+        raise NonFiniteError(
+            f"{_culprit(run.model)}: loss {total}, gradient norm {norm} at step {run.taken + 1}; the last checkpoint is good"
+        )
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     return total, norm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,7 @@ class Objective:
     autocast: torch.dtype | None
     device: torch.device
 
-    def __call__(self, network: nn.Module, pictures: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
+    def __call__(self, network: Callable[..., Tensor], pictures: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
         """Mean loss of the batch, float32."""
         n = len(captions)
         drop = torch.rand(n, generator=generator) < self.caption_dropout  # the empty caption learns the unconditional model

@@ -15,6 +15,7 @@ from unnoise.networks import tokenizers
 from unnoise.networks.dit import DiTConfig
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.tokenizers import Tokenizer
+from unnoise.networks.unet import UNetConfig
 from unnoise.training import checkpoints
 from unnoise.training.config import TrainConfig
 from unnoise.training.ema import EMA
@@ -43,14 +44,6 @@ def prepare(config: TrainConfig) -> Run:
 def spec(config: TrainConfig, tokenizer: Tokenizer) -> ModelSpec:
     """What the trained model will say of itself."""
     text = config.text
-    network = DiTConfig(
-        sample_size=config.data.size,
-        in_channels=3,
-        learn_sigma=False,
-        context_width=text.width,
-        pooled_width=text.width,
-        **config.network.model_dump(),
-    )
     clip = CLIPTextConfig(
         vocab=tokenizer.pieces.get_vocab_size(),
         length=text.length,
@@ -66,10 +59,50 @@ def spec(config: TrainConfig, tokenizer: Tokenizer) -> ModelSpec:
         summary=config.summary,
         prediction=config.prediction,
         schedule=config.schedule,
-        network=network,
+        size=config.data.size,
+        multiple=_multiple(config),
+        unet=_unet(config) if config.network.kind == "unet" else None,
+        dit=_dit(config) if config.network.kind == "dit" else None,
         text=clip,
         defaults=config.defaults,
     )
+
+
+def _unet(config: TrainConfig) -> UNetConfig:
+    network = config.network
+    return UNetConfig(
+        in_channels=3,
+        out_channels=3,
+        widths=network.widths,
+        depths=network.depths,
+        blocks=network.blocks,
+        heads=network.heads,
+        patch=network.patch,
+        context_width=0,
+        pooled_width=config.text.width,
+        scale_shift=True,
+    )
+
+
+def _dit(config: TrainConfig) -> DiTConfig:
+    network = config.network
+    return DiTConfig(
+        sample_size=config.data.size,
+        in_channels=3,
+        patch=network.patch,
+        width=network.width,
+        depth=network.depth,
+        heads=network.heads,
+        learn_sigma=False,
+        context_width=config.text.width,
+        pooled_width=config.text.width,
+    )
+
+
+def _multiple(config: TrainConfig) -> int:
+    """What a side must divide by: the patches, and a U-Net's halvings."""
+    network = config.network
+    return network.patch * (2 ** (len(network.widths) - 1) if network.kind == "unet" else 1)
 
 
 def _objective(config: TrainConfig, tokenizer: Tokenizer, device: torch.device) -> Objective:

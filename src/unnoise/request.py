@@ -1,0 +1,159 @@
+"""One request for pictures, checked: every default filled in, one prompt and one seed a picture. It holds no tensor."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unnoise.checkpoints.specs import ModelSpec
+from unnoise.diffusion.grids import GRIDS
+from unnoise.diffusion.noise import MAX_SEED
+from unnoise.diffusion.solvers import solver
+from unnoise.errors import ArgumentError, UnknownName
+
+OUTPUT_TYPES = ("pil", "numpy", "pt", "latent")
+ARGUMENTS = (  # of `generate`; a test compares them with its signature
+    "prompt",
+    "negative_prompt",
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_rescale",
+    "guidance_interval",
+    "sampler",
+    "sampler_options",
+    "spacing",
+    "height",
+    "width",
+    "num_images_per_prompt",
+    "seed",
+    "latents",
+    "output_type",
+)
+MAX_STEPS = 1000
+MAX_SIDE = 2048
+MAX_PICTURES = 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make. The tuples have one entry a picture."""
+
+    prompts: tuple[str, ...]
+    negative_prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    sampler: str
+    sampler_options: tuple[tuple[str, Any], ...]
+    spacing: str | None
+    steps: int
+    guidance_scale: float
+    guidance_rescale: float
+    guidance_interval: tuple[float, float]
+    height: int
+    width: int
+    output_type: str
+
+    def settings(self) -> dict[str, Any]:
+        """What all pictures of the request share, by the names of `generate`; options that are off are left out."""
+        optional = {
+            "sampler_options": dict(self.sampler_options) or None,
+            "guidance_rescale": self.guidance_rescale or None,
+        }
+        kept = {key: value for key, value in optional.items() if value is not None}
+        plain = ("sampler", "spacing", "steps", "guidance_scale", "width", "height")
+        return {**{name: getattr(self, name) for name in plain}, "guidance_interval": list(self.guidance_interval), **kept}
+
+
+def request(
+    spec: ModelSpec,
+    *,
+    prompt: str | Sequence[str],
+    negative_prompt: str | Sequence[str],
+    num_images_per_prompt: int,
+    seed: int | None,
+    unknown: dict[str, Any],
+    **settings: Any,
+) -> Request:
+    """Check everything that can be checked before the model runs. Raises ArgumentError or UnknownName, one line each."""
+    for name in unknown:
+        raise UnknownName("argument", name, ARGUMENTS)
+    prompts = _texts("prompt", prompt)
+    negatives = _texts("negative_prompt", negative_prompt)
+    if len(negatives) not in (1, len(prompts)):
+        raise ArgumentError(f"got {len(negatives)} negative prompts for {len(prompts)} prompts: expected one, or one each")
+    n = _whole("num_images_per_prompt", num_images_per_prompt, 1, MAX_PICTURES)
+    negatives = negatives * (len(prompts) // len(negatives))
+    seeds = _seeds(seed, len(prompts) * n)
+    repeated = [tuple(text for text in texts for _ in range(n)) for texts in (prompts, negatives)]
+    return Request(repeated[0], repeated[1], seeds, **_settings(spec, **settings))
+
+
+def _settings(
+    spec: ModelSpec, *, sampler: str | None, sampler_options: dict[str, Any] | None, spacing: str | None, output_type: str, **numbers: Any
+) -> dict[str, Any]:
+    defaults = spec.defaults
+    sampler = sampler or defaults.sampler
+    solver(sampler).with_options(sampler_options or {})
+    spacing = spacing or (defaults.spacing if sampler == defaults.sampler else None)
+    if spacing is not None and spacing not in GRIDS:
+        raise UnknownName("spacing", spacing, GRIDS)
+    if output_type not in OUTPUT_TYPES:
+        raise UnknownName("output_type", output_type, OUTPUT_TYPES)
+    steps = numbers["num_inference_steps"]
+    return {
+        "sampler": sampler,
+        "sampler_options": tuple(sorted((sampler_options or {}).items())),
+        "spacing": spacing,
+        "output_type": output_type,
+        "steps": _whole("num_inference_steps", defaults.num_inference_steps if steps is None else steps, 1, MAX_STEPS),
+        **_guidance(spec, **{key: numbers[key] for key in ("guidance_scale", "guidance_rescale", "guidance_interval")}),
+        **{name: _side(spec, name, numbers[name]) for name in ("height", "width")},
+    }
+
+
+def _guidance(spec: ModelSpec, guidance_scale: Any, guidance_rescale: Any, guidance_interval: Any) -> dict[str, Any]:
+    scale = spec.defaults.guidance_scale if guidance_scale is None else guidance_scale
+    interval = spec.defaults.guidance_interval if guidance_interval is None else guidance_interval
+    if len(interval) != 2:
+        raise ArgumentError(f"got guidance_interval {interval!r}: expected two shares of noise (low, high), each from 0 to 1")
+    return {
+        "guidance_scale": _number("guidance_scale", scale, -100, 100),
+        "guidance_rescale": _number("guidance_rescale", guidance_rescale, 0, 1),
+        "guidance_interval": (_number("guidance_interval", interval[0], 0, 1), _number("guidance_interval", interval[1], 0, 1)),
+    }
+
+
+def _texts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else tuple(value)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ArgumentError(f"got {name} {value!r}: expected a text or a list of texts")
+    return texts
+
+
+def _seeds(seed: int | None, count: int) -> tuple[int, ...]:
+    if seed is None or seed == -1:
+        seed = random.SystemRandom().randrange(2**32)
+    first = _whole("seed", seed, 0, MAX_SEED - count)
+    return tuple(range(first, first + count))
+
+
+def _side(spec: ModelSpec, name: str, value: Any) -> int:
+    multiple = spec.multiple
+    side = _whole(name, spec.size if value is None else value, multiple, MAX_SIDE)
+    if side % multiple:
+        near = max(multiple, round(side / multiple) * multiple)
+        raise ArgumentError(f"got {name} {side}: expected a multiple of {multiple}, such as {near}; this model was trained at {spec.size}")
+    return side
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ArgumentError(f"got {name} {value!r}: expected a whole number from {low} to {high}")
+    return value
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # NaN fails too
+        raise ArgumentError(f"got {name} {value!r}: expected a number from {low:g} to {high:g}")
+    return float(value)

@@ -1,0 +1,43 @@
+"""A network made into a denoiser: (x, t, cond) -> x_0, whatever it was trained to predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unnoise.conditioning import Cond
+from unnoise.diffusion.predictions import Prediction
+from unnoise.diffusion.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class NetworkDenoiser:
+    """Asks the network in its own dtype; answers in the dtype of x.
+
+    rows: the network always sees this many images, the last group filled up. A matrix product may round a row differently when it has more
+    or fewer companions; with a fixed number, a picture is the same to the last bit alone and in any batch. None: all at once.
+    """
+
+    network: nn.Module
+    schedule: Schedule
+    prediction: Prediction
+    rows: int | None = None
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        shape = (-1, *[1] * (x.ndim - 1))
+        alpha, sigma = (value.to(x).view(shape) for value in (self.schedule.alpha(t), self.schedule.sigma(t)))
+        scaled = (self.prediction.scale_in(alpha, sigma) * x).to(next(self.network.parameters()).dtype)
+        output = self._ask(scaled, self.schedule.timestep(t).to(torch.float32), cond)
+        return self.prediction.x0(output.to(x.dtype), x, alpha, sigma)
+
+    def _ask(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
+        if self.rows is None:
+            return self.network(x, timestep, cond)
+        groups = torch.arange(len(x), device=x.device).split(self.rows)
+        return torch.cat([self._group(x, timestep, cond, index) for index in groups])
+
+    def _group(self, x: Tensor, timestep: Tensor, cond: Cond, index: Tensor) -> Tensor:
+        filled = torch.cat([index, index[-1:].expand(self.rows - len(index))]) if self.rows else index
+        return self.network(x[filled], timestep[filled], cond.pick(filled))[: len(index)]

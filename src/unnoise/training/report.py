@@ -1,0 +1,84 @@
+"""What a run leaves for people while it goes: log.csv, a loss curve and grids of samples."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unnoise.errors import MissingExtra
+from unnoise.images.sheet import sheet
+from unnoise.training.loop import Run, Step
+from unnoise.training.publish import averaged
+
+COLUMNS = ("step", "loss", "learning_rate", "grad_norm", "seconds")
+
+
+@dataclass
+class Report:
+    """Feed it every step; it writes every log_steps and sample_steps."""
+
+    run: Run
+    _recent: list[Step] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        try:
+            import matplotlib
+        except ImportError:
+            raise MissingExtra("matplotlib", "train") from None
+        matplotlib.use("Agg")
+        self._forget_after(self.run.taken)
+
+    @property
+    def log(self) -> Path:
+        return self.run.config.output_dir / "log.csv"
+
+    def add(self, step: Step) -> None:
+        self._recent.append(step)
+        last = step.step == step.steps
+        if len(self._recent) >= self.run.config.log_steps or last:
+            self._write_log()
+            plot(self.log, self.log.with_name("loss.png"))
+        if self.run.config.sample_prompts and (step.step % self.run.config.sample_steps == 0 or last):
+            self._write_samples(step.step)
+
+    def _write_log(self) -> None:
+        """One row: the mean of the steps since the last one."""
+        rows = [[getattr(step, name) for name in COLUMNS[1:]] for step in self._recent]
+        means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        new = not self.log.exists()
+        with self.log.open("a", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerows([COLUMNS] if new else [])
+            writer.writerow([self._recent[-1].step, *(f"{value:.6g}" for value in means)])
+        self._recent.clear()
+
+    def _write_samples(self, step: int) -> None:
+        prompts = list(self.run.config.sample_prompts)
+        model = averaged(self.run)
+        pictures = model.to_pil(model.generate(prompts, seed=0).latents)
+        folder = self.run.config.output_dir / "samples"
+        folder.mkdir(exist_ok=True)
+        sheet(pictures, prompts).save(folder / f"step-{step:08d}.png")
+
+    def _forget_after(self, step: int) -> None:
+        """Drop rows that the steps to come will write again: the run was stopped after its last checkpoint."""
+        if self.log.exists():
+            with self.log.open(newline="") as file:
+                rows = list(csv.reader(file))
+            with self.log.open("w", newline="") as file:
+                csv.writer(file).writerows([rows[0], *(row for row in rows[1:] if int(row[0]) <= step)])
+
+
+def plot(log: Path, picture: Path) -> None:
+    """The loss against the step, both on logarithmic axes."""
+    from matplotlib.figure import Figure
+
+    with log.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.loglog([int(row["step"]) for row in rows], [float(row["loss"]) for row in rows])
+    axes.set(xlabel="step", ylabel="loss")
+    axes.grid(alpha=0.3, which="both")
+    figure.savefig(picture, dpi=110)
