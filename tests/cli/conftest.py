@@ -51,10 +51,11 @@ def tiny(tmp_path_factory) -> Path:
     from unnoise.networks.dit import DiTConfig
     from unnoise.networks.text import CLIPTextConfig
 
-    tokenizer = tokenizers.learn(["a red apple", "빨간 사과"], vocab=300, length=16)
-    text = CLIPTextConfig(vocab=300, length=16, width=32, layers=1, heads=2, mlp=64, end_token=tokenizer.end)
-    network = DiTConfig(64, 3, patch=8, width=32, depth=1, heads=2, learn_sigma=False, context_width=32, pooled_width=32)
-    spec = ModelSpec(name="tiny", network=network, text=text)
+    tokenizer = tokenizers.learn(["a red apple", "빨간 사과"], vocab=600, length=16)
+    vocab = tokenizer.pieces.get_vocab_size()
+    text = CLIPTextConfig(vocab=vocab, length=16, width=32, layers=1, heads=2, mlp=64, end_token=tokenizer.end)
+    dit = DiTConfig(3, patch=8, width=32, depth=1, heads=2, learn_sigma=False, context_width=32, pooled_width=32)
+    spec = ModelSpec(name="tiny", dit=dit, text=text)
     weights = {name: torch.randn(p.shape) / 20 for name, p in spec.build("meta").named_parameters()}
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     native.save(path, spec, tokenizer, weights)

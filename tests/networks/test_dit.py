@@ -20,14 +20,13 @@ def test_authors_outputs(shared: Path, case: str) -> None:
     io, weights, record = golden.read(shared / "golden/dit" / case)
     sizes = record["hyperparameters"]
     config = DiTConfig(
-        sample_size=sizes["input_size"],
         patch=sizes["patch_size"],
         width=sizes["hidden_size"],
         depth=sizes["depth"],
         heads=sizes["num_heads"],
         num_classes=sizes["num_classes"],
     )
-    side = config.sample_size // config.patch
+    side = sizes["input_size"] // config.patch
     torch.testing.assert_close(position_table(config.width, side, side), weights.pop("pos_embed")[0], rtol=0, atol=1e-6)
     dit = DiT(config).eval()
     dit.load_state_dict(weights)
@@ -51,7 +50,7 @@ def lively(config: DiTConfig) -> DiT:
     return dit
 
 
-TEXT = DiTConfig(sample_size=8, width=32, depth=2, heads=2, learn_sigma=False, context_width=12, pooled_width=10)
+TEXT = DiTConfig(width=32, depth=2, heads=2, learn_sigma=False, context_width=12, pooled_width=10)
 
 
 def test_starts_at_zero() -> None:
@@ -79,7 +78,7 @@ def test_any_size_of_whole_patches(size: tuple[int, int]) -> None:
 
 def test_sketching_one_leaves_the_next_whole() -> None:
     """A network built and run without memory must not leave its empty tables to a real one."""
-    config = DiTConfig(sample_size=12, width=48, depth=1, heads=2)
+    config = DiTConfig(width=48, depth=1, heads=2)
     with torch.device("meta"):
         DiT(config)(torch.zeros(1, 4, 12, 12), torch.zeros(1))
     with torch.no_grad():

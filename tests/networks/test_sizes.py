@@ -47,7 +47,7 @@ def test_unet(size: Size) -> None:
 def test_dit(name: str) -> None:
     width, depth, heads, patch, side, trainable, total, macs = DITS[name]
     with torch.device("meta"):
-        dit = DiT(DiTConfig(side, patch=patch, width=width, depth=depth, heads=heads, num_classes=1000))
+        dit = DiT(DiTConfig(patch=patch, width=width, depth=depth, heads=heads, num_classes=1000))
         x, t, cond = torch.zeros(1, 4, side, side), torch.zeros(1), Cond(labels=torch.zeros(1, dtype=torch.long))
     assert parameters(dit) == trainable
     assert parameters(dit) + position_table(width, side // patch, side // patch).numel() == total

@@ -25,7 +25,6 @@ from unnoise.networks.layers import TimestepMLP, position_table, unpatchify
 class DiTConfig:
     """Sizes of the paper: S 384x12, B 768x12, L 1024x24, XL 1152x28 (width x depth), 64 to 72 channels a head."""
 
-    sample_size: int = 32  # side of x that it was trained on
     in_channels: int = 4
     patch: int = 2
     width: int = 1152

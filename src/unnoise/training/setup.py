@@ -87,7 +87,6 @@ def _unet(config: TrainConfig) -> UNetConfig:
 def _dit(config: TrainConfig) -> DiTConfig:
     network = config.network
     return DiTConfig(
-        sample_size=config.data.size,
         in_channels=3,
         patch=network.patch,
         width=network.width,
