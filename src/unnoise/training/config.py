@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from unnoise.checkpoints.specs import Defaults, ScheduleSpec, Strict
-from unnoise.errors import ArgumentError, FileError
+from unnoise.errors import ArgumentError, FileError, UnknownName
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,7 +18,7 @@ else:
 
 
 class DataSettings(Strict):
-    source: str = "emoji"  # "emoji", or a folder with pictures and metadata.jsonl
+    source: str = "emoji"  # "emoji", or a folder that `unnoise.data.pictures.read` takes
     size: PositiveInt = 64
     repaint: float = Field(default=0.0, ge=0, le=1)  # share of pictures painted another colour, with its word
 
@@ -30,10 +30,15 @@ class NetworkSettings(Strict):
     patch: PositiveInt = 4
     heads: PositiveInt = 4
     widths: tuple[PositiveInt, ...] = (128, 192, 256)  # unet: channels a level
-    depths: tuple[int, ...] = (0, 1, 1)  # unet: attention a level
+    depths: tuple[NonNegativeInt, ...] = (0, 1, 1)  # unet: attention a level
     blocks: PositiveInt = 2  # unet: residual blocks a level
     width: PositiveInt = 384  # dit
     depth: PositiveInt = 6  # dit
+
+    @property
+    def multiple(self) -> int:
+        """What a side must divide by: the patches, and a U-Net's halvings."""
+        return self.patch * (2 ** (len(self.widths) - 1) if self.kind == "unet" else 1)
 
 
 class TextSettings(Strict):
@@ -47,7 +52,7 @@ class TextSettings(Strict):
 class LossSettings(Strict):
     space: Literal["eps", "x0", "v", "flow"] | None = None
     floor: float = Field(default=0.05, gt=0)
-    min_snr: float | None = None
+    min_snr: float | None = Field(default=None, gt=0)
     time: Literal["uniform", "logit_normal"] = "uniform"
     time_mean: float = 0.0
     time_std: float = Field(default=1.0, gt=0)
@@ -87,6 +92,17 @@ class TrainConfig(Strict):
     loss: LossSettings = LossSettings()
     defaults: Defaults = Defaults()
 
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        if self.data.size % self.network.multiple:
+            raise ValueError(f"data.size {self.data.size}: expected a multiple of {self.network.multiple} for this network")
+        for where, width, heads in (("text", self.text.width, self.text.heads), ("network", self.network.width, self.network.heads)):
+            if width % heads and (where == "text" or self.network.kind == "dit"):
+                raise ValueError(f"{where}.width {width}: expected a multiple of {where}.heads {heads}")
+        if self.prediction == "eps" and (self.schedule.kind == "flow" or self.schedule.zero_terminal_snr):
+            raise ValueError("prediction 'eps' says nothing of the picture in pure noise, where this schedule starts: use v, flow or x0")
+        return self
+
 
 def load(path: Path, overrides: dict[str, object] | None = None) -> TrainConfig:
     """Read a recipe; `overrides` replace its top-level keys. Raises FileError or ArgumentError with one line."""
@@ -97,8 +113,30 @@ def load(path: Path, overrides: dict[str, object] | None = None) -> TrainConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FileError(f"{path} is not TOML: {error}") from None
     try:
-        return TrainConfig(**{**settings, **(overrides or {})})
+        return TrainConfig.model_validate({**settings, **(overrides or {})})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ArgumentError(f"{path}: {where}: {first['msg']}, got {first['input']!r}") from None
+        raise _refusal(path, error) from None
+
+
+def _refusal(path: Path, error: ValidationError) -> ArgumentError:
+    """The first fault, in one line."""
+    first = error.errors()[0]
+    dotted = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return UnknownName(f"key in {path}:", dotted, _keys(TrainConfig))
+    if first["type"] == "missing":
+        return ArgumentError(f"{path}: {dotted} is missing")
+    if not dotted:
+        return ArgumentError(f"{path}: {first['msg'].removeprefix('Value error, ')}")
+    got = repr(first["input"])
+    return ArgumentError(f"{path}: got {dotted} {got if len(got) < 80 else got[:80] + '…'}: {first['msg']}")
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every key that a recipe may have, in dots."""
+    found = []
+    for name, field in model.model_fields.items():
+        found.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _keys(field.annotation, f"{prefix}{name}.")
+    return found

@@ -88,20 +88,23 @@ def _optimise(run: Run, network: Callable[..., Tensor], rate: float) -> tuple[fl
         loss: Tensor = run.objective(network, *run.batches(number), generator)
         (loss / parts).backward()
         total += loss.item() / parts
-    norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.max_grad_norm).item()
-    if not math.isfinite(total + norm):
+    norm = nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
+    if not math.isfinite(total) or not bool(torch.isfinite(norm)):
+        where = "the loss" if not math.isfinite(total) else f"the gradient of {_culprit(run.model)}"
         run.optimizer.zero_grad(set_to_none=True)
         raise NonFiniteError(
-            f"{_culprit(run.model)}: loss {total}, gradient norm {norm} at step {run.taken + 1}; the last checkpoint is good"
+            f"{where} is not finite at step {run.taken + 1} (loss {total:g}): stopped; no checkpoint holds it. "
+            "Lower learning_rate, or train without mixed_precision"
         )
+    nn.utils.clip_grads_with_norm_(run.model.parameters(), config.max_grad_norm, norm)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
-    return total, norm
+    return total, norm.item()
 
 
 def _culprit(model: nn.Module) -> str:
-    """The first weight that is not finite, else the loss itself."""
-    return next((name for name, p in model.named_parameters() if not torch.isfinite(p).all()), "loss")
+    """The first weight whose gradient is not finite."""
+    return next((name for name, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()), "no one weight")
 
 
 def _save(run: Run) -> Path:

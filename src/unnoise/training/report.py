@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Report:
     def add(self, step: Step) -> None:
         self._recent.append(step)
         last = step.step == step.steps
-        if len(self._recent) >= self.run.config.log_steps or last:
+        if step.step % self.run.config.log_steps == 0 or last:
             self._write_log()
             plot(self.log, self.log.with_name("loss.png"))
         if self.run.config.sample_prompts and (step.step % self.run.config.sample_steps == 0 or last):
@@ -46,10 +47,9 @@ class Report:
         """One row: the mean of the steps since the last one."""
         rows = [[getattr(step, name) for name in COLUMNS[1:]] for step in self._recent]
         means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-        new = not self.log.exists()
         with self.log.open("a", newline="") as file:
             writer = csv.writer(file)
-            writer.writerows([COLUMNS] if new else [])
+            writer.writerows([] if file.tell() else [COLUMNS])
             writer.writerow([self._recent[-1].step, *(f"{value:.6g}" for value in means)])
         self._recent.clear()
 
@@ -62,12 +62,15 @@ class Report:
         sheet(pictures, prompts).save(folder / f"step-{step:08d}.png")
 
     def _forget_after(self, step: int) -> None:
-        """Drop rows that the steps to come will write again: the run was stopped after its last checkpoint."""
-        if self.log.exists():
-            with self.log.open(newline="") as file:
-                rows = list(csv.reader(file))
-            with self.log.open("w", newline="") as file:
-                csv.writer(file).writerows([rows[0], *(row for row in rows[1:] if int(row[0]) <= step)])
+        """Drop rows that the steps to come will write again, and half a row: the run was stopped after its last checkpoint."""
+        if not self.log.exists():
+            return
+        with self.log.open(newline="") as file:
+            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdecimal() and int(row[0]) <= step]
+        partial = self.log.with_name("log.csv.partial")
+        with partial.open("w", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+        os.replace(partial, self.log)
 
 
 def plot(log: Path, picture: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from unnoise.networks.dit import DiTConfig
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.networks.unet import UNetConfig
+from unnoise.runtime import devices
 from unnoise.training import checkpoints
 from unnoise.training.config import TrainConfig
 from unnoise.training.ema import EMA
@@ -27,7 +29,7 @@ def prepare(config: TrainConfig) -> Run:
     """A run at its newest checkpoint, or at its start."""
     data = pictures.read(_folder(config), config.data.size)
     tokenizer = _tokenizer(config, data)
-    device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu"))
+    device = _device(config.device)
     torch.manual_seed(config.seed)
     model = TextDenoiser(spec(config, tokenizer).build()).to(device)
     optimizer = torch.optim.AdamW(
@@ -38,7 +40,13 @@ def prepare(config: TrainConfig) -> Run:
     found = checkpoints.newest(run.checkpoint_folder)
     if found:
         run.taken = checkpoints.restore(found, model, run.ema, optimizer)
+    (config.output_dir / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")  # what ran
     return run
+
+
+def _device(name: str) -> torch.device:
+    """auto: a CUDA GPU or the CPU; times are float64, which MPS lacks."""
+    return devices.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def spec(config: TrainConfig, tokenizer: Tokenizer) -> ModelSpec:
@@ -60,7 +68,7 @@ def spec(config: TrainConfig, tokenizer: Tokenizer) -> ModelSpec:
         prediction=config.prediction,
         schedule=config.schedule,
         size=config.data.size,
-        multiple=_multiple(config),
+        multiple=config.network.multiple,
         unet=_unet(config) if config.network.kind == "unet" else None,
         dit=_dit(config) if config.network.kind == "dit" else None,
         text=clip,
@@ -98,12 +106,6 @@ def _dit(config: TrainConfig) -> DiTConfig:
     )
 
 
-def _multiple(config: TrainConfig) -> int:
-    """What a side must divide by: the patches, and a U-Net's halvings."""
-    network = config.network
-    return network.patch * (2 ** (len(network.widths) - 1) if network.kind == "unet" else 1)
-
-
 def _objective(config: TrainConfig, tokenizer: Tokenizer, device: torch.device) -> Objective:
     loss = config.loss
     return Objective(
@@ -133,5 +135,7 @@ def _tokenizer(config: TrainConfig, data: pictures.Pictures) -> Tokenizer:
     if not path.is_file():
         learnt = tokenizers.learn(pictures.vocabulary(data), vocab=config.text.vocab, length=config.text.length)
         path.parent.mkdir(parents=True, exist_ok=True)
-        learnt.save(path)
+        partial = path.with_name(path.name + ".partial")
+        learnt.save(partial)
+        os.replace(partial, path)
     return tokenizers.read(path, config.text.length)

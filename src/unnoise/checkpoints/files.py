@@ -1,0 +1,71 @@
+"""Safetensors files: written whole or not at all, read by mapping, every failure one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unnoise.errors import FileError
+
+POINTER = b"version https://git-lfs"  # what Git leaves in a file's place where Git LFS is not installed
+
+
+def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write under another name, flush it to the disk, rename. Raises FileError."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.touch()
+        mode = partial.stat().st_mode  # what this user's new files have; the library's own is readable by its owner alone
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata=metadata)
+        os.chmod(partial, mode)
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"cannot write {path}: {_reason(error)}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(path: Path, device: str = "cpu") -> Iterator[Any]:
+    """The file, mapped: `metadata()`, `keys()`, `get_tensor(name)`. Raises FileError."""
+    try:
+        with safe_open(path, "pt", device=device) as file:
+            yield file
+    except FileNotFoundError:
+        raise FileError(f"no file {path}: expected a model that unnoise saved") from None
+    except (OSError, SafetensorError) as error:
+        if _is_pointer(path):
+            raise FileError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull`") from None
+        raise FileError(f"{path} is not a whole safetensors file: {_reason(error)}") from None
+
+
+def match(path: Path, found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> None:
+    """Refuse weights whose names and shapes are not the network's. Raises FileError."""
+    missing, unknown = (sorted(a.keys() - b.keys()) for a, b in ((expected, found), (found, expected)))
+    if missing or unknown:
+        raise FileError(f"{path} does not fit: {len(missing)} weights are missing {missing[:2]}, {len(unknown)} unknown {unknown[:2]}")
+    for name, shape in found.items():
+        if tuple(shape) != tuple(expected[name]):
+            raise FileError(f"{path} does not fit: {name} has shape {tuple(shape)}, expected {tuple(expected[name])}")
+
+
+def _is_pointer(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(POINTER)
+
+
+def _reason(error: Exception) -> str:
+    """The system's words; safetensors hides its error number in a text."""
+    found = re.search(r"os error (\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) and error.errno else int(found[1]) if found else 0
+    return os.strerror(number) if number in errno.errorcode else str(error)
