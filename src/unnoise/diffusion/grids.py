@@ -14,25 +14,32 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unnoise.diffusion.schedules import Discrete, Flow, Schedule
+from unnoise.diffusion.schedules import VE, Discrete, Flow, Schedule
 from unnoise.errors import ArgumentError, UnknownName
 
 VIRTUAL = 1000  # indices that a continuous schedule is thought to have
 MIN_LOGSNR = -10.2  # where logsnr falls to -inf (pure noise), even spacings start here: lambda = -5.1, as DPM-Solver clips it
 RHO = 7.0
+SAME = 1e-10  # of the span of time: two times this close are one
+ENDINGS = ("clean", "first")
 
 
 def grid(schedule: Schedule, spacing: str | None, steps: int, *, offset: int = 0, ending: Literal["clean", "first"] = "clean") -> Tensor:
     """At most steps + 1 falling times, float64. steps intervals, each one step of a solver.
 
     offset is added to the indices of `leading` (Stable Diffusion: 1). ending: "clean" ends on the data (alpha_bar 1); "first" on the
-    table's first entry (alpha_bar[0]), as CompVis and the Stable Diffusion configuration do. A time that would stand twice is left out.
+    table's first entry (alpha_bar[0]), as CompVis and the Stable Diffusion configuration do. A time that would stand twice, also but for
+    rounding, is left out: the step between would divide by nothing and cost an evaluation.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ArgumentError(f"got {steps!r} steps: expected a whole number of at least 1")
     name = default(schedule) if spacing is None else spacing
     if name not in GRIDS:
         raise UnknownName("spacing", name, GRIDS)
+    if ending not in ENDINGS:
+        raise UnknownName("ending", ending, ENDINGS)
+    if not offset >= 0:
+        raise ArgumentError(f"got offset {offset}: expected a number of indices of at least 0")
     if isinstance(schedule, Discrete) and steps > len(schedule.alpha_bar):
         raise ArgumentError(f"got {steps} steps: this model's table has {len(schedule.alpha_bar)}, ask for at most that many")
     last = schedule.end if ending == "clean" else schedule.first
@@ -40,7 +47,8 @@ def grid(schedule: Schedule, spacing: str | None, steps: int, *, offset: int = 0
     if name == "leading" and offset:
         times = (times + offset * _unit(schedule)).clamp(max=schedule.start)
     times = torch.cat([times, torch.tensor([last], dtype=torch.float64)])
-    return times[torch.cat([torch.tensor([True]), times[1:] < times[:-1]])]
+    apart = times[:-1] - times[1:] > SAME * (schedule.start - schedule.end)
+    return times[torch.cat([apart, torch.tensor([True])])]
 
 
 def default(schedule: Schedule) -> str:
@@ -86,21 +94,29 @@ def _even(measure: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tenso
 
     def times(schedule: Schedule, steps: int) -> Tensor:
         clean = schedule.logsnr(schedule.first)
-        noisy = schedule.logsnr(schedule.start).clamp(min=MIN_LOGSNR)
+        noisy = schedule.logsnr(schedule.start)
+        if not isinstance(schedule, VE):  # its data never fades, however large sigma_max is
+            noisy = noisy.clamp(min=MIN_LOGSNR)
         part = torch.linspace(0, 1, steps, dtype=torch.float64)
         found = schedule.time(inverse(torch.lerp(measure(noisy), measure(clean), part)))
-        return torch.cat([torch.tensor([schedule.start], dtype=torch.float64), found[1:]])
+        found[-1] = schedule.first  # not a rounding error beside it
+        found[0] = schedule.start
+        return found
 
     return times
 
 
 def _flow(schedule: Schedule, steps: int) -> Tensor:
-    """Even in sigma / (alpha + sigma) down to the data, where a straight path has equal steps. A flow's own time is that, unshifted."""
+    """Even in sigma / (alpha + sigma) down to the data, where a straight path has equal steps. A flow's own time is that, unshifted.
+
+    Not below the cleanest trained time: with many steps a table has none of the cleaner levels, and they are left out.
+    """
     if isinstance(schedule, Flow):
         return torch.linspace(schedule.start, schedule.end, steps + 1, dtype=torch.float64)[:-1]
     top = torch.sigmoid(-schedule.logsnr(schedule.start) / 2)
     level = top * torch.linspace(1, 0, steps + 1, dtype=torch.float64)[1:-1]
-    return torch.cat([torch.tensor([schedule.start], dtype=torch.float64), schedule.time(-2 * torch.logit(level))])
+    found = schedule.time(-2 * torch.logit(level)).clamp(min=schedule.first)
+    return torch.cat([torch.tensor([schedule.start], dtype=torch.float64), found])
 
 
 GRIDS: dict[str, Callable[[Schedule, int], Tensor]] = {

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from unnoise.conditioning import Cond
 from unnoise.diffusion.predictions import Prediction
+from unnoise.diffusion.sampling import Estimate
 from unnoise.diffusion.schedules import Schedule
 from unnoise.errors import ArgumentError
 
@@ -50,6 +51,11 @@ def guidance(
 ) -> Guidance:
     """Guidance of len(positive) images; a number holds for all of them, a tensor (b,) gives each its own. Raises ArgumentError."""
     rows = len(positive)
+    if len(negative) != rows:
+        raise ArgumentError(f"got {rows} conditions and {len(negative)} negative ones: expected as many")
+    for name, value in (("guidance_scale", scale), ("guidance_rescale", rescale)):
+        if isinstance(value, Tensor) and value.shape not in ((), (1,), (rows,)):
+            raise ArgumentError(f"got {name} of shape {tuple(value.shape)}: expected one number, or one for each of {rows} images")
     low, high = interval
     values = [torch.as_tensor(value, dtype=torch.float64).expand(rows) for value in (scale, rescale, low, high)]
     if not bool(torch.isfinite(values[0]).all()):
@@ -63,23 +69,29 @@ def guidance(
 
 @dataclass(frozen=True)
 class Guided:
-    """A denoiser that takes a Guidance as its condition. `denoiser` is (x, t, Cond) -> x_0."""
+    """A denoiser that takes a Guidance as its condition. `denoiser` is (x, t, Cond) -> x_0, or an Estimate with a learned variance.
 
-    denoiser: Callable[[Tensor, Tensor, Cond], Tensor]
+    The variance is not guided: it is the condition's own, or the unconditional one where that alone was asked (as in DiT's code).
+    """
+
+    denoiser: Callable[[Tensor, Tensor, Cond], Tensor | Estimate]
     schedule: Schedule
     prediction: Prediction  # `rescale` compares standard deviations of this output
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Guidance) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, cond: Guidance) -> Tensor | Estimate:
         scale = self._scale_at(t, cond)
         ask_positive, ask_negative = scale != 0, scale != 1
         parts = [(cond.positive, ask_positive), (cond.negative, ask_negative)]
         asked = [(rows, mask.nonzero()[:, 0]) for rows, mask in parts if bool(mask.any())]
         index = torch.cat([places for _, places in asked])
         answer = self.denoiser(x[index], t[index], Cond.stack([rows.pick(places) for rows, places in asked]))
-        count = int(ask_positive.sum())
-        positive = _scatter(answer[:count], ask_positive, x)
-        negative = _scatter(answer[count:], ask_negative, x)
-        return self._join(x, t, positive, negative, scale, cond)
+        x0, variance = answer if isinstance(answer, Estimate) else (answer, None)
+        positive, negative = _split(x0, ask_positive, ask_negative)
+        guided = self._join(x, t, positive, negative, scale, cond)
+        if variance is None:
+            return guided
+        alone = (scale == 0).to(x.device).view(-1, *[1] * (x.ndim - 1))
+        return Estimate(guided, torch.where(alone, *reversed(_split(variance, ask_positive, ask_negative))))
 
     def _scale_at(self, t: Tensor, cond: Guidance) -> Tensor:
         """The scale that holds at these times; outside the interval 1."""
@@ -107,8 +119,11 @@ class Guided:
         return self.prediction.x0(factor * outputs[1], x, alpha, sigma)
 
 
-def _scatter(rows: Tensor, mask: Tensor, like: Tensor) -> Tensor:
-    """Rows to the places where the mask is true, zeros elsewhere."""
-    out = torch.zeros_like(like, dtype=rows.dtype)
-    out[mask.to(like.device)] = rows
-    return out
+def _split(rows: Tensor, *masks: Tensor) -> list[Tensor]:
+    """Rows that were asked for by each mask in turn, back to the places where it is true; zeros elsewhere."""
+    outs = []
+    for mask, part in zip(masks, rows.split([int(mask.sum()) for mask in masks]), strict=True):
+        out = torch.zeros(len(mask), *rows.shape[1:], dtype=rows.dtype, device=rows.device)
+        out[mask.to(rows.device)] = part
+        outs.append(out)
+    return outs

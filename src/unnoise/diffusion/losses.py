@@ -48,7 +48,9 @@ class TimeSampling:
 class Loss:
     """Mean squared error of a network's output, measured in the prediction called `space` (the network's own if None).
 
-    `floor` bounds 1/out² from above: out is taken to be at least this. `min_snr` caps the weight in x_0 at gamma (Hang et al. 2023).
+    `floor` bounds 1/out² from above: out is taken to be at least this. `min_snr` is gamma of Hang et al. 2023: the weight in x_0, which is
+    snr where nothing else is asked for, is capped at gamma. The error of eps is then multiplied by min(snr, gamma) / snr, that of v by
+    min(snr, gamma) / (snr + 1), that of x_0 by min(snr, gamma). With a `space`, it is that space's weight in x_0 that is capped.
     """
 
     space: str | None = None
@@ -58,6 +60,8 @@ class Loss:
     def __post_init__(self) -> None:
         if self.space is not None:
             prediction_named(self.space)
+        if self.min_snr is not None and not self.min_snr > 0:
+            raise ArgumentError(f"got min_snr {self.min_snr}: expected a number above 0, such as 5")
 
     def __call__(self, output: Tensor, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
         """Per-image losses (b,). output, x0 and noise are (b, c, h, w); alpha and sigma broadcast against them."""
@@ -68,11 +72,11 @@ class Loss:
         """What the error of the network's own output is multiplied by; the shape of alpha."""
         own = self._out(prediction, alpha, sigma)
         weight = torch.ones_like(alpha)
-        if self.space is not None and self.space != prediction.name:
-            weight = (own / self._out(prediction_named(self.space), alpha, sigma).clamp(min=self.floor)) ** 2
+        space = "eps" if self.space is None and self.min_snr is not None else self.space
+        if space is not None and space != prediction.name:
+            weight = (own / self._out(prediction_named(space), alpha, sigma).clamp(min=self.floor)) ** 2
         if self.min_snr is not None:
-            # weight in x_0 is weight / out²; capped at gamma, in eps it becomes min(snr, gamma) / snr
-            weight = torch.minimum(weight, self.min_snr * own**2)
+            weight = torch.minimum(weight, self.min_snr * own**2)  # the weight in x_0 is weight / out²
         return weight
 
     @staticmethod

@@ -29,12 +29,14 @@ class Streams:
 
     def __init__(self, seeds: Sequence[int]):
         for seed in seeds:
-            if not 0 <= seed <= MAX_SEED:
-                raise ArgumentError(f"got seed {seed}: expected a whole number from 0 to {MAX_SEED}")
+            if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+                raise ArgumentError(f"got seed {seed!r}: expected a whole number from 0 to {MAX_SEED}")
         self.seeds = list(seeds)
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def draw(self, like: Tensor) -> Tensor:
+        if len(like) != len(self.seeds):  # one stream must never be spread over several images
+            raise ArgumentError(f"got {len(self.seeds)} seeds for {len(like)} images: expected one each")
         rows = [torch.randn(like.shape[1:], generator=generator) for generator in self._generators]
         return torch.stack(rows).to(like)
 
@@ -46,4 +48,8 @@ class Recorded:
         self._left = iter(noises)
 
     def draw(self, like: Tensor) -> Tensor:
-        return next(self._left).to(like)
+        noise = next(self._left, None)
+        if noise is None or noise.shape != like.shape:
+            left = "none left" if noise is None else f"one of shape {tuple(noise.shape)}"
+            raise ArgumentError(f"recorded noise: {left}, expected shape {tuple(like.shape)}: record one for every draw of the solver")
+        return noise.to(like)

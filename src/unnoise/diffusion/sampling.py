@@ -48,6 +48,9 @@ class State:
     x0: Tensor  # the newest estimate of the picture
 
 
+KEPT = 4  # finished steps that a solver may look back on; more would hold every estimate of a thousand steps in memory
+
+
 @dataclass(frozen=True)
 class Plan:
     """How to get from the first time to the last: immutable, shared freely between runs and threads."""
@@ -77,6 +80,9 @@ def plan(
     grid_times = grid(schedule, spacing, steps) if times is None else torch.as_tensor(times, dtype=torch.float64)
     if grid_times.ndim != 1 or len(grid_times) < 2 or not bool((grid_times[1:] < grid_times[:-1]).all()):
         raise ArgumentError("times must be at least two numbers, each below the one before it")
+    if not schedule.end <= float(grid_times[-1]) < float(grid_times[0]) <= schedule.start:
+        got = f"times from {float(grid_times[0])} to {float(grid_times[-1])}"
+        raise ArgumentError(f"got {got}: this schedule's run from {schedule.start} at most to {schedule.end} at least")
     straight = float(schedule.alpha(schedule.start)) == 0
     scales = (grid_times, schedule.alpha(grid_times), schedule.sigma(grid_times))
     return Plan(schedule, tuple(map(Level, *(values.tolist() for values in scales))), step, straight)
@@ -134,7 +140,7 @@ class Run:
 
     def _finish(self, x: Tensor, x0: Tensor) -> State:
         assert self._first is not None  # a solver asks at least once
-        self._past.append(Past(self._step.here, self._first))
+        self._past = [*self._past, Past(self._step.here, self._first)][-KEPT:]
         self.state = x
         self.index += 1
         if not bool(torch.isfinite(x).all()):
@@ -148,11 +154,13 @@ class Run:
 def advance(runs: Sequence[Run], denoiser: Denoiser) -> list[State | None]:
     """One call of the denoiser that answers the question of every run; gives the state of each that completed a step.
 
-    All runs must be unfinished and have images of one shape, dtype and device.
+    All runs must be unfinished and have images of one shape, dtype and device. The denoiser is given t there too, but for Apple's GPUs,
+    which have no float64: there it stays on the CPU.
     """
     x = torch.cat([run.x for run in runs])
     counts = [len(run.x) for run in runs]
-    t = torch.tensor([run.t for run, count in zip(runs, counts, strict=True) for _ in range(count)], dtype=torch.float64, device=x.device)
+    times = [run.t for run, count in zip(runs, counts, strict=True) for _ in range(count)]
+    t = torch.tensor(times, dtype=torch.float64, device="cpu" if x.device.type == "mps" else x.device)
     conds = [run.cond for run in runs]
     first = conds[0]
     answer = denoiser(x, t) if first is None else denoiser(x, t, first.stack(conds))

@@ -81,17 +81,17 @@ class Discrete:
     def end(self) -> float:
         return -1.0
 
-    def _nodes(self) -> tuple[Tensor, Tensor]:
+    def _nodes(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """alpha_bar and logsnr at t = -1, 0, .., T-1."""
-        bar = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar])
+        bar = torch.cat([torch.ones_like(self.alpha_bar[:1]), self.alpha_bar]).to(device)
         return bar, bar.log() - (1 - bar).log()
 
     def _interpolate(self, t: Time) -> Tensor:
         """alpha_bar at t."""
         position = (_f64(t) + 1).clamp(0, len(self.alpha_bar))
+        bar, logsnr = self._nodes(position.device)
         low = position.floor().long().clamp(max=len(self.alpha_bar) - 1)
         part = position - low
-        bar, logsnr = self._nodes()
         straight = torch.lerp(bar[low], bar[low + 1], part)
         in_logsnr = torch.sigmoid(torch.lerp(logsnr[low], logsnr[low + 1], part))
         on_node = torch.where(part == 0, bar[low], bar[low + 1])
@@ -110,7 +110,7 @@ class Discrete:
 
     def time(self, logsnr: Time) -> Tensor:
         wanted = _f64(logsnr)
-        bar, nodes = self._nodes()
+        bar, nodes = self._nodes(wanted.device)
         high = torch.searchsorted(-nodes, -wanted.contiguous()).clamp(1, len(bar) - 1)
         low = high - 1
         in_logsnr = (wanted - nodes[low]) / (nodes[high] - nodes[low])
@@ -234,10 +234,14 @@ def vp(
     cosine: improved DDPM (Nichol & Dhariwal 2021, eq. 17), beta capped at 0.999; it takes no ends.
     zero_terminal_snr: shift and scale sqrt(alpha_bar) so that the last step is pure noise (Lin et al. 2023, algorithm 1).
     """
+    if isinstance(betas, Tensor) and (beta_start is not None or beta_end is not None):
+        raise ArgumentError("betas given as a tensor have their own ends: leave beta_start and beta_end out")
+    if steps < 2:
+        raise ArgumentError(f"got steps {steps}: a table has at least 2")
     table = betas if isinstance(betas, Tensor) else _betas(betas, beta_start, beta_end, steps)
     table = table.to(torch.float64)
-    if table.ndim != 1 or len(table) < 2 or not bool(((table > 0) & (table <= 1)).all()):
-        raise ArgumentError("betas must be a 1-d tensor of at least two values in (0, 1]")
+    if table.ndim != 1 or len(table) < 2 or not bool(((table > 0) & (table <= 1)).all() & (table[:-1] < 1).all()):
+        raise ArgumentError("betas must be at least two values in (0, 1), in one dimension; only the last may be 1")
     alpha_bar = torch.cumprod(1 - table, 0)
     if zero_terminal_snr:
         root = alpha_bar.sqrt()

@@ -115,6 +115,8 @@ def heun(step: Step) -> Solution:
 
 def ddim(step: Step, *, eta: float = 0.0) -> Solution:
     """Song et al. 2021, eq. 12 and 16: eta 0 is deterministic, eta 1 has DDPM's posterior variance."""
+    if not 0 <= eta <= 1:
+        raise ArgumentError(f"got eta {eta}: expected a number from 0 (deterministic) to 1 (DDPM's variance)")
     x0 = yield step.x, step.here
     if eta == 0:
         return step.toward(x0)
@@ -155,7 +157,7 @@ def dpmpp_2m(step: Step) -> Solution:
 
 def _beta(t: Level, s: Level) -> float:
     """Variance that the process adds from s to t: sigma_t² - (alpha_t/alpha_s)² sigma_s²."""
-    return t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2
+    return max(0.0, t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2)  # rounding, between close levels
 
 
 def _posterior(t: Level, s: Level) -> float:

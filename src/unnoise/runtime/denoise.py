@@ -29,7 +29,7 @@ class NetworkDenoiser:
         shape = (-1, *[1] * (x.ndim - 1))
         alpha, sigma = (value.to(x).view(shape) for value in (self.schedule.alpha(t), self.schedule.sigma(t)))
         scaled = (self.prediction.scale_in(alpha, sigma) * x).to(next(self.network.parameters()).dtype)
-        output = self._ask(scaled, self.schedule.timestep(t).to(torch.float32), cond)
+        output = self._ask(scaled, self.schedule.timestep(t).to(x.device, torch.float32), cond)
         return self.prediction.x0(output.to(x.dtype), x, alpha, sigma)
 
     def _ask(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
