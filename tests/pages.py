@@ -82,13 +82,13 @@ class Session:
         """What the block prints, after those before it that can run here."""
         for other in blocks(self.page, "python"):
             if other.name not in self.printed and not other.lacks() and other.line <= block.line:
-                with contextlib.chdir(self.folder) if sys.version_info >= (3, 11) else _chdir(self.folder):
+                with _inside(self.folder):
                     self.printed[other.name] = printed(other, self.names)
         return self.printed[block.name]
 
 
 @contextlib.contextmanager
-def _chdir(folder: Path) -> Iterator[None]:
+def _inside(folder: Path) -> Iterator[None]:  # contextlib.chdir is in Python 3.11
     before = Path.cwd()
     os.chdir(folder)
     try:
