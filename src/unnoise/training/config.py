@@ -123,7 +123,8 @@ def _refusal(path: Path, error: ValidationError) -> ArgumentError:
     first = error.errors()[0]
     dotted = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        return UnknownName(f"key in {path}:", dotted, _keys(TrainConfig))
+        table = dotted.rpartition(".")[0]
+        return UnknownName(f"key in {path}:", dotted, [key for key in _keys(TrainConfig) if key.rpartition(".")[0] == table])
     if first["type"] == "missing":
         return ArgumentError(f"{path}: {dotted} is missing")
     if not dotted:

@@ -1,0 +1,108 @@
+"""Recipes: every one in the repository parses, and every fault in one is one line that names the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conftest import REPOSITORY
+from training import tiny
+from unnoise.errors import ArgumentError, FileError, UnnoiseError
+from unnoise.training import config, setup
+
+RECIPES = sorted((REPOSITORY / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_every_recipe_parses_and_says_what_its_name_is(path):
+    recipe = config.load(path)
+    assert recipe.name == path.stem and recipe.summary
+    assert recipe.data.size % recipe.network.multiple == 0
+
+
+def test_there_are_recipes():
+    assert "emoji.toml" in [path.name for path in RECIPES]
+
+
+def test_a_recipe_round_trips(tmp_path):
+    assert config.load(tiny.recipe(tmp_path)) == tiny.config(tmp_path)
+
+
+def test_overrides_stand_above_the_recipe(tmp_path):
+    read = config.load(tiny.recipe(tmp_path), {"max_train_steps": 3, "output_dir": "elsewhere"})
+    assert (read.max_train_steps, read.output_dir, read.train_batch_size) == (3, Path("elsewhere"), 4)
+
+
+FAULTS = {  # what the recipe has that it should not, and what the line says
+    "a misspelt key": ({"learning_rat": 1e-3}, "'learning_rat': did you mean 'learning_rate'"),
+    "a misspelt key below": ({"data": {"sise": 16}}, "'data.sise': did you mean 'data.size'"),
+    "a key far from any": ({"zzz": 1}, "'zzz'"),
+    "a text for a number": ({"max_train_steps": "many"}, "got max_train_steps 'many'"),
+    "no steps": ({"max_train_steps": 0}, "got max_train_steps 0"),
+    "half a batch": ({"train_batch_size": 1.5}, "got train_batch_size 1.5"),
+    "a negative rate": ({"learning_rate": -1}, "got learning_rate -1"),
+    "a rate that is no number": ({"learning_rate": float("nan")}, "got learning_rate nan"),
+    "an average that never moves": ({"ema_decay": 1.0}, "got ema_decay 1.0"),
+    "dropout above one": ({"caption_dropout": 1.1}, "got caption_dropout 1.1"),
+    "an unknown prediction": ({"prediction": "epsilon"}, "got prediction 'epsilon'"),
+    "an unknown schedule": ({"schedule": {"kind": "vpp"}}, "got schedule.kind 'vpp'"),
+    "an unknown precision": ({"mixed_precision": "fp8"}, "got mixed_precision 'fp8'"),
+    "an unknown network": ({"network": {"kind": "mlp"}}, "got network.kind 'mlp'"),
+    "a table that is no table": ({"network": 3}, "got network 3"),
+    "a size that does not halve": (
+        {"data": {"size": 18}, "network": {"widths": [32, 32], "depths": [0, 0]}},
+        "data.size 18: expected a multiple of 8",
+    ),
+    "heads that do not divide": ({"text": {"width": 30, "heads": 4}}, "text.width 30: expected a multiple of text.heads 4"),
+    "heads of a transformer": ({"network": {"kind": "dit", "width": 30}}, "network.width 30: expected a multiple of network.heads 4"),
+    "noise alone says nothing": ({"prediction": "eps"}, "'eps' says nothing of the picture in pure noise"),
+    "the same by another schedule": (
+        {"prediction": "eps", "schedule": {"kind": "vp", "zero_terminal_snr": True}},
+        "'eps' says nothing of the picture in pure noise",
+    ),
+    "no name": ({"name": None}, "name"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_fault_is_one_line_with_the_file_and_the_key(tmp_path, case):
+    more, expected = FAULTS[case]
+    path = tmp_path / "recipe.toml"
+    rows = [f"{key} = {tiny.toml(value)}" for key, value in more.items() if not isinstance(value, dict) and value is not None]
+    tables = [
+        f"[{key}]\n" + "\n".join(f"{k} = {tiny.toml(v)}" for k, v in value.items())
+        for key, value in more.items()
+        if isinstance(value, dict)
+    ]
+    named = [] if "name" in more else ['name = "x"']
+    path.write_text("\n".join([*named, 'output_dir = "run"', *rows, *tables]).replace("NaN", "nan"))
+    with pytest.raises(ArgumentError) as refused:
+        config.load(path)
+    message = str(refused.value)
+    assert expected in message and "recipe.toml" in message and "\n" not in message and len(message) < 800
+
+
+@pytest.mark.parametrize("content, expected", [(b"name = ", "is not TOML"), (b"\xff", "is not TOML"), (None, "no recipe at")])
+def test_a_file_that_is_no_recipe(tmp_path, content, expected):
+    path = tmp_path / "recipe.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(FileError, match=expected) as refused:
+        config.load(path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "more, expected",
+    [
+        ({"network": {**tiny.UNET, "widths": (40,)}}, "widths"),
+        ({"network": {**tiny.UNET, "depths": (0, 1)}}, "2 depths for 1 widths"),
+        ({"device": "cudda"}, "did you mean 'cuda'"),
+        ({"data": {"source": "nowhere", "size": 16}}, "no pictures in nowhere"),
+    ],
+)
+def test_what_only_the_parts_can_tell(tmp_path, more, expected):
+    with pytest.raises(UnnoiseError, match=expected) as refused:
+        setup.prepare(tiny.config(tmp_path, **more))
+    assert "\n" not in str(refused.value)
