@@ -68,7 +68,7 @@ EASY = Mixture((0.4, 0.6), (-1.0, 1.0), (0.5, 0.5))
 GAUSSIAN = Mixture((1.0,), (0.0,), (0.5,))
 UNIT = Mixture((1.0,), (0.0,), (1.0,))
 
-SHARES = (torch.arange(400, dtype=torch.float64) + 0.5) / 400  # an even grid of quantiles: the mean error over it is W1
+SHARES = (torch.arange(200, dtype=torch.float64) + 0.5) / 200  # an even grid of quantiles: the mean error over it is W1
 
 
 def ones(rows: int = 1) -> Tensor:

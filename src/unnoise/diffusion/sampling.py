@@ -48,6 +48,7 @@ class State:
     x0: Tensor  # the newest estimate of the picture
 
 
+ALL_NOISE = 0.01  # a process that starts with less than this of the data starts from all but pure noise: see Step.position
 KEPT = 4  # finished steps that a solver may look back on; more would hold every estimate of a thousand steps in memory
 
 
@@ -83,7 +84,7 @@ def plan(
     if not schedule.end <= float(grid_times[-1]) < float(grid_times[0]) <= schedule.start:
         got = f"times from {float(grid_times[0])} to {float(grid_times[-1])}"
         raise ArgumentError(f"got {got}: this schedule's run from {schedule.start} at most to {schedule.end} at least")
-    straight = float(schedule.alpha(schedule.start)) == 0
+    straight = float(schedule.alpha(schedule.start)) < ALL_NOISE
     scales = (grid_times, schedule.alpha(grid_times), schedule.sigma(grid_times))
     return Plan(schedule, tuple(map(Level, *(values.tolist() for values in scales))), step, straight)
 

@@ -75,7 +75,8 @@ class Step:
     def position(self, level: Level) -> tuple[float, float]:
         """(scale c, time u) in which the path of x / c is integrated.
 
-        c = alpha, u = sigma / alpha: Karras et al. 2022, eq. 4. A process that starts from pure noise has u = inf there, so for it
+        c = alpha, u = sigma / alpha: Karras et al. 2022, eq. 4. A process that starts from pure noise, or all but (the cosine table: u =
+        20291, and 157 of DDPM's linear one), has steps in u so long that Heun's method overshoots by orders of magnitude. For it
         c = alpha + sigma, u = sigma / (alpha + sigma), where rectified flow is straight. Euler's step is the same in both.
         """
         scale = level.alpha + level.sigma if self.straight else level.alpha
