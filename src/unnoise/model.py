@@ -125,7 +125,7 @@ class Model:
         ArgumentError before anything runs.
         """
         asked = request(self.spec, **{key: value for key, value in locals().items() if key not in ("self", "unknown")}, unknown=unknown)
-        return self._stream(asked, latents)
+        return self._stream(asked, self._start(asked, latents))
 
     @torch.inference_mode()
     def _stream(self, asked: Request, latents: Tensor | None) -> Iterator[Progress]:
@@ -136,11 +136,27 @@ class Model:
         """The trajectory of a request, for a driver that holds several."""
         plan = self.plan(asked)
         noise = Streams(asked.seeds)
-        shape = (len(asked.prompts), self.spec.channels, asked.height, asked.width)
-        if latents is not None and latents.shape != shape:
-            raise ArgumentError(f"got latents of shape {tuple(latents.shape)}: expected {shape}")
-        start = noise.draw(torch.empty(shape, device=self.device)) if latents is None else latents.to(self.device, torch.float32)
+        given = self._start(asked, latents)
+        start = noise.draw(torch.empty(self._shape(asked), device=self.device)) if given is None else given
         return Run(sampling.initial(start, plan), plan, noise, self.guidance(asked))
+
+    def _shape(self, asked: Request) -> tuple[int, ...]:
+        return (len(asked.prompts), self.spec.channels, asked.height, asked.width)
+
+    def _start(self, asked: Request, latents: Tensor | None) -> Tensor | None:
+        """Latents of the caller's own, checked; None leaves them to the seeds."""
+        if latents is None:
+            return None
+        shape = self._shape(asked)
+        if not isinstance(latents, Tensor):
+            raise ArgumentError(f"got latents of type {type(latents).__name__}: expected a tensor of shape {shape}")
+        if latents.shape != shape or not latents.is_floating_point():
+            raise ArgumentError(
+                f"got latents of shape {tuple(latents.shape)} and {latents.dtype}: expected {shape} and a floating-point type"
+            )
+        if not bool(torch.isfinite(latents).all()):
+            raise ArgumentError("got latents that are not finite: expected noise of unit variance")
+        return latents.to(self.device, torch.float32)
 
     def plan(self, asked: Request) -> Plan:
         return sampling.plan(self.schedule, asked.sampler, asked.steps, asked.spacing, **dict(asked.sampler_options))

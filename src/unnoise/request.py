@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.diffusion.grids import GRIDS
 from unnoise.diffusion.noise import MAX_SEED
-from unnoise.diffusion.solvers import solver
+from unnoise.diffusion.solvers import SOLVERS, solver
 from unnoise.errors import ArgumentError, UnknownName
 
 OUTPUT_TYPES = ("pil", "numpy", "pt", "latent")
@@ -81,7 +82,7 @@ def request(
     prompts = _texts("prompt", prompt)
     negatives = _texts("negative_prompt", negative_prompt)
     if len(negatives) not in (1, len(prompts)):
-        raise ArgumentError(f"got {len(negatives)} negative prompts for {len(prompts)} prompts: expected one, or one each")
+        raise ArgumentError(f"got {len(negatives)} texts as negative_prompt for {len(prompts)} prompts: expected one, or one each")
     n = _whole("num_images_per_prompt", num_images_per_prompt, 1, MAX_PICTURES)
     negatives = negatives * (len(prompts) // len(negatives))
     seeds = _seeds(seed, len(prompts) * n)
@@ -93,17 +94,21 @@ def _settings(
     spec: ModelSpec, *, sampler: str | None, sampler_options: dict[str, Any] | None, spacing: str | None, output_type: str, **numbers: Any
 ) -> dict[str, Any]:
     defaults = spec.defaults
-    sampler = sampler or defaults.sampler
-    solver(sampler).with_options(sampler_options or {})
-    spacing = spacing or (defaults.spacing if sampler == defaults.sampler else None)
-    if spacing is not None and spacing not in GRIDS:
-        raise UnknownName("spacing", spacing, GRIDS)
-    if output_type not in OUTPUT_TYPES:
-        raise UnknownName("output_type", output_type, OUTPUT_TYPES)
+    sampler = defaults.sampler if sampler is None else _name("sampler", sampler, SOLVERS)
+    options = {} if sampler_options is None else sampler_options
+    if not isinstance(options, Mapping):
+        raise ArgumentError(f"got sampler_options {options!r}: expected a dict such as {{'eta': 0.5}}")
+    solver(sampler).with_options(dict(options))
+    options = {name: _number(f"sampler_options[{name!r}]", value, 0, 100) for name, value in options.items()}
+    if spacing is None:
+        spacing = defaults.spacing if sampler == defaults.sampler else None
+    else:
+        _name("spacing", spacing, GRIDS)
+    _name("output_type", output_type, OUTPUT_TYPES)
     steps = numbers["num_inference_steps"]
     return {
         "sampler": sampler,
-        "sampler_options": tuple(sorted((sampler_options or {}).items())),
+        "sampler_options": tuple(sorted(options.items())),
         "spacing": spacing,
         "output_type": output_type,
         "steps": _whole("num_inference_steps", defaults.num_inference_steps if steps is None else steps, 1, MAX_STEPS),
@@ -115,17 +120,26 @@ def _settings(
 def _guidance(spec: ModelSpec, guidance_scale: Any, guidance_rescale: Any, guidance_interval: Any) -> dict[str, Any]:
     scale = spec.defaults.guidance_scale if guidance_scale is None else guidance_scale
     interval = spec.defaults.guidance_interval if guidance_interval is None else guidance_interval
-    if len(interval) != 2:
+    if not isinstance(interval, list | tuple) or len(interval) != 2:
         raise ArgumentError(f"got guidance_interval {interval!r}: expected two shares of noise (low, high), each from 0 to 1")
+    low, high = (_number("guidance_interval", end, 0, 1) for end in interval)
+    if low >= high:
+        raise ArgumentError(f"got guidance_interval {interval!r}: expected the lower share of noise first")
     return {
         "guidance_scale": _number("guidance_scale", scale, -100, 100),
         "guidance_rescale": _number("guidance_rescale", guidance_rescale, 0, 1),
-        "guidance_interval": (_number("guidance_interval", interval[0], 0, 1), _number("guidance_interval", interval[1], 0, 1)),
+        "guidance_interval": (low, high),
     }
 
 
+def _name(kind: str, value: Any, known: Iterable[str]) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise UnknownName(kind, value, known)
+    return value
+
+
 def _texts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
-    texts = (value,) if isinstance(value, str) else tuple(value)
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else ()
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ArgumentError(f"got {name} {value!r}: expected a text or a list of texts")
     return texts
@@ -148,12 +162,12 @@ def _side(spec: ModelSpec, name: str, value: Any) -> int:
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:  # numpy's integers are whole too
         raise ArgumentError(f"got {name} {value!r}: expected a whole number from {low} to {high}")
-    return value
+    return int(value)
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # NaN fails too
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # NaN fails too
         raise ArgumentError(f"got {name} {value!r}: expected a number from {low:g} to {high:g}")
     return float(value)

@@ -1,7 +1,7 @@
 """The training loop: a generator of steps. Whoever iterates decides what to show, and stops by leaving.
 
-Everything random in a step is drawn from (seed, step), so a run that was killed and resumed is the run left alone, bit for bit on a CPU (with
-as many threads: they decide in which order a sum is taken).
+Everything random in a step is drawn from (seed, step), so a run that was killed and resumed is the run left alone, bit for bit on a CPU
+(with as many threads: they decide in which order a sum is taken).
 """
 
 from __future__ import annotations
