@@ -18,6 +18,7 @@ class Cond:
     tokens: Tensor | None = None  # (b, n, d) text states
     pooled: Tensor | None = None  # (b, d) one vector of text
     labels: Tensor | None = None  # (b,) class ids
+    concat: Tensor | None = None  # (b, c, h, w) channels that join x: a draft, a mask
 
     def __len__(self) -> int:
         return next(len(value) for value in self._values() if value is not None)

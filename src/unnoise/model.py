@@ -22,6 +22,7 @@ from unnoise.diffusion.guidance import Guidance, Guided, guidance
 from unnoise.diffusion.noise import Streams
 from unnoise.diffusion.sampling import Plan, Run
 from unnoise.errors import ArgumentError, UnknownName
+from unnoise.networks.drafts import condition
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.request import Request, request
 from unnoise.runtime import devices
@@ -86,11 +87,11 @@ class Model:
         """Ten hexadecimal digits that name the weights; "" for a model that came from no file."""
         return native.file_hash(self.file) if self.file else ""
 
-    def encode(self, prompts: Sequence[str]) -> Cond:
-        """Prompts as the network wants them, one row each."""
+    def encode(self, prompts: Sequence[str], height: int, width: int) -> Cond:
+        """Prompts as the network wants them for pictures of this size, one row each."""
         ids = self.tokenizer(prompts).ids.to(self.device)
-        states = [self.networks["text_encoder"](row[None]) for row in ids]  # one by one: the same bits in any batch
-        return Cond(tokens=torch.cat([state.last for state in states]), pooled=torch.cat([state.pooled for state in states]))
+        # one by one: the same bits in any batch
+        return Cond.stack([condition(self.networks["text_encoder"](row[None]), height, width) for row in ids])
 
     def generate(self, prompt: str | Sequence[str], **arguments: Any) -> Result:
         """Pictures of a prompt, or of each of several. The arguments are those of `stream`."""
@@ -162,7 +163,7 @@ class Model:
         return sampling.plan(self.schedule, asked.sampler, asked.steps, asked.spacing, **dict(asked.sampler_options))
 
     def guidance(self, asked: Request) -> Guidance:
-        positive, negative = self.encode(asked.prompts), self.encode(asked.negative_prompts)
+        positive, negative = (self.encode(texts, asked.height, asked.width) for texts in (asked.prompts, asked.negative_prompts))
         return guidance(positive, negative, asked.guidance_scale, rescale=asked.guidance_rescale, interval=asked.guidance_interval)
 
     def to_pil(self, x: Tensor) -> list[Image.Image]:

@@ -69,7 +69,7 @@ class ModelSpec(Strict):
     @property
     def channels(self) -> int:
         """Of the state that is denoised."""
-        return self.unet.in_channels if self.unet else self.dit.in_channels if self.dit else 0
+        return self.unet.out_channels if self.unet else self.dit.in_channels if self.dit else 0
 
     def build(self, device: str | torch.device = "cpu") -> nn.ModuleDict:
         """The networks, freshly initialised; on "meta" they cost nothing."""

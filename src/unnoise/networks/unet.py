@@ -36,7 +36,7 @@ from unnoise.networks.layers import timestep_embedding
 class UNetConfig:
     """Defaults: Stable Diffusion 1 (859,520,964 parameters)."""
 
-    in_channels: int = 4
+    in_channels: int = 4  # of x and of what the condition adds to it
     out_channels: int = 4
     widths: tuple[int, ...] = (320, 640, 1280, 1280)  # channels of each level, the largest picture first
     blocks: int = 2  # residual blocks a level on the way down; one more on the way up
@@ -193,6 +193,8 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
         cond = Cond() if cond is None else cond
         emb, tokens = self.embed(t, cond), _need(cond, "tokens") if self.config.context_width else None
+        if cond.concat is not None:
+            x = torch.cat([x, cond.concat.to(x)], dim=1)
         kept = [self.conv_in(F.pixel_unshuffle(x, self.config.patch))]
         for down in self.down_blocks:
             kept += down(kept[-1], emb, tokens)

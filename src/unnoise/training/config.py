@@ -49,6 +49,14 @@ class TextSettings(Strict):
     heads: PositiveInt = 4
 
 
+class DraftSettings(Strict):
+    """A small picture predicted from the text alone, given to a U-Net beside the noise; see networks/drafts.py."""
+
+    cells: int = Field(default=0, ge=0)  # its side; 0: no draft
+    batch_size: PositiveInt = 128  # captions a step that train it
+    weight: float = Field(default=1.0, gt=0)  # of its squared error beside the loss
+
+
 class LossSettings(Strict):
     space: Literal["eps", "x0", "v", "flow"] | None = None
     floor: float = Field(default=0.05, gt=0)
@@ -89,6 +97,7 @@ class TrainConfig(Strict):
     data: DataSettings = DataSettings()
     network: NetworkSettings = NetworkSettings()
     text: TextSettings = TextSettings()
+    draft: DraftSettings = DraftSettings()
     loss: LossSettings = LossSettings()
     defaults: Defaults = Defaults()
 

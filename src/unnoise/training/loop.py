@@ -44,6 +44,7 @@ class Run:
     model: TextDenoiser
     objective: Objective
     batches: Batches
+    draft_batches: Batches | None  # captions that train the draft alone
     ema: EMA
     optimizer: torch.optim.Optimizer
     taken: int = 0
@@ -87,6 +88,8 @@ def _optimise(run: Run, network: Callable[..., Tensor], rate: float) -> tuple[fl
         number = run.taken * parts + part
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
         loss: Tensor = run.objective(network, *run.batches(number), generator)
+        if run.draft_batches is not None:
+            loss = loss + run.objective.draft(run.model, *run.draft_batches(number))
         (loss / parts).backward()
         total += loss.item() / parts
     norm = nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])

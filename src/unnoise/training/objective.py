@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unnoise.conditioning import Cond
 from unnoise.diffusion.losses import Loss, TimeSampling, noised
 from unnoise.diffusion.predictions import Prediction
 from unnoise.diffusion.schedules import Schedule
+from unnoise.networks.drafts import condition, draft, target
 from unnoise.networks.tokenizers import Tokenizer
 
 
@@ -24,7 +25,13 @@ class TextDenoiser(nn.Module):
 
     def forward(self, x: Tensor, timestep: Tensor, ids: Tensor) -> Tensor:
         states = self.networks["text_encoder"](ids)
-        return self.networks["network"](x, timestep, Cond(tokens=states.last, pooled=states.pooled))
+        return self.networks["network"](x, timestep, condition(states, *x.shape[2:]))
+
+    def draft(self, ids: Tensor) -> Tensor:
+        """The drafts (b, 3, cells, cells) of token ids alone."""
+        small = draft(self.networks["text_encoder"](ids))
+        assert small is not None  # asked for only where the recipe has drafts
+        return small
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class Objective:
     caption_dropout: float
     autocast: torch.dtype | None
     device: torch.device
+    draft_cells: int
+    draft_weight: float
 
     def __call__(self, network: Callable[..., Tensor], pictures: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
         """Mean loss of the batch, float32."""
@@ -52,3 +61,10 @@ class Objective:
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             output = network(x, self.schedule.timestep(t).float(), ids)
         return self.loss(output.float(), x0, noise, alpha, sigma, self.prediction).mean()
+
+    def draft(self, model: TextDenoiser, pictures: Tensor, captions: list[str]) -> Tensor:
+        """Mean squared error of the drafts of these captions, weighted."""
+        ids = self.tokenizer(captions).ids.to(self.device)
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            drafts = model.draft(ids)
+        return self.draft_weight * F.mse_loss(drafts.float(), target(pictures.to(self.device), self.draft_cells))

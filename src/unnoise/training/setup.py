@@ -12,7 +12,7 @@ from unnoise.data import emoji, pictures
 from unnoise.data.pictures import Batches
 from unnoise.diffusion import predictions
 from unnoise.diffusion.losses import Loss, TimeSampling
-from unnoise.networks import tokenizers
+from unnoise.networks import drafts, tokenizers
 from unnoise.networks.dit import DiTConfig
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.tokenizers import Tokenizer
@@ -36,7 +36,8 @@ def prepare(config: TrainConfig) -> Run:
         model.parameters(), lr=config.learning_rate, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True
     )
     batches = Batches(data, config.train_batch_size, config.seed, config.data.repaint)
-    run = Run(config, model, _objective(config, tokenizer, device), batches, EMA(model, config.ema_decay), optimizer)
+    captions = Batches(data, config.draft.batch_size, config.seed + 1, config.data.repaint) if config.draft.cells else None
+    run = Run(config, model, _objective(config, tokenizer, device), batches, captions, EMA(model, config.ema_decay), optimizer)
     found = checkpoints.newest(run.checkpoint_folder)
     if found:
         run.taken = checkpoints.restore(found, model, run.ema, optimizer)
@@ -60,6 +61,7 @@ def spec(config: TrainConfig, tokenizer: Tokenizer) -> ModelSpec:
         heads=text.heads,
         mlp=4 * text.width,
         activation="gelu",
+        projection=drafts.projection(config.draft.cells),
         end_token=tokenizer.end,
     )
     return ModelSpec(
@@ -79,7 +81,7 @@ def spec(config: TrainConfig, tokenizer: Tokenizer) -> ModelSpec:
 def _unet(config: TrainConfig) -> UNetConfig:
     network = config.network
     return UNetConfig(
-        in_channels=3,
+        in_channels=6 if config.draft.cells else 3,
         out_channels=3,
         widths=network.widths,
         depths=network.depths,
@@ -117,6 +119,8 @@ def _objective(config: TrainConfig, tokenizer: Tokenizer, device: torch.device) 
         caption_dropout=config.caption_dropout,
         autocast=torch.bfloat16 if config.mixed_precision == "bf16" else None,
         device=device,
+        draft_cells=config.draft.cells,
+        draft_weight=config.draft.weight,
     )
 
 
