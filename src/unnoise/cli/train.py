@@ -20,8 +20,10 @@ def train(
 ) -> None:
     """Train a model. Ctrl-C stops after the step under way; the same command goes on from the newest checkpoint."""
     from unnoise.training import config, loop, report, setup
-    from unnoise.training.publish import publish as write
+    from unnoise.training import publish as publishing
 
+    if publish:
+        publishing.check(publish)
     given = {"output_dir": output_dir, "max_train_steps": max_train_steps}
     run = setup.prepare(config.load(recipe, {key: value for key, value in given.items() if value is not None}))
     notice(f"{run.config.name}: step {run.taken} of {run.config.max_train_steps}, {run.config.output_dir}", quiet)
@@ -33,7 +35,7 @@ def train(
             loss = step.loss
             show(f"loss {loss:.4f}", step.step, step.steps)
     if publish:
-        write(run, publish)
+        publishing.publish(run, publish)
     summary = {"name": run.config.name, "steps": run.taken, "loss": loss, "folder": str(run.config.output_dir), "published": publish}
     if as_json:
         print_json({key: str(value) if isinstance(value, Path) else value for key, value in summary.items()})

@@ -139,7 +139,7 @@ def _refusal(path: Path, error: ValidationError) -> ArgumentError:
     if not dotted:
         return ArgumentError(f"{path}: {first['msg'].removeprefix('Value error, ')}")
     got = repr(first["input"])
-    return ArgumentError(f"{path}: got {dotted} {got if len(got) < 80 else got[:80] + '…'}: {first['msg']}")
+    return ArgumentError(f"{path}, {dotted}: got {got if len(got) < 80 else got[:80] + '…'}: {first['msg']}")
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
