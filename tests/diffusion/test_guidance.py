@@ -147,7 +147,7 @@ def test_guiding_any_prediction_is_guiding_x0(process: str):
 
 
 # The two-class oracle: .5/.5, +-1, s = .5; the condition is the class at +1. Mean and standard deviation of what the exact guided ODE of
-# EDM's process makes of the 400 quantiles i/401 of N(0, 80²), whose own standard deviation is .494 of .5 (a Runge-Kutta solution, 3 digits).
+# EDM's process makes of the 400 quantiles i/401 of N(0, 80²), whose own standard deviation is .494 of .5 (by Runge-Kutta, 3 digits).
 CFG = {0.0: (0.0, 1.112), 1.0: (0.994, 0.494), 2.0: (1.315, 0.354), 3.0: (1.512, 0.309), 7.5: (2.061, 0.2445)}
 BOTH = Mixture((0.5, 0.5), (-1.0, 1.0), (0.5, 0.5))
 ONE = Mixture((1.0,), (1.0,), (0.5,))

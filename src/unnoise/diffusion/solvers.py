@@ -133,7 +133,7 @@ def ddpm(step: Step, *, variance: str = "posterior") -> Solution:
     """Ancestral sampling (Ho et al. 2020, algorithm 2) between any two levels (Kingma et al. 2021, eq. 25).
 
     variance: "posterior" (beta tilde, fixed small), "beta" (fixed large), or "learned_range", between the two as the network says
-    (Nichol & Dhariwal 2021, eq. 15). The last step adds none.
+    (Nichol & Dhariwal 2021, eq. 15). The step onto the data adds none.
     """
     if variance not in VARIANCES:
         raise UnknownName("variance", variance, VARIANCES)
@@ -141,7 +141,7 @@ def ddpm(step: Step, *, variance: str = "posterior") -> Solution:
     t, s = step.here, step.next
     beta = _beta(t, s)
     mean = (t.alpha / s.alpha) * (s.sigma / t.sigma) ** 2 * step.x + s.alpha * beta / t.sigma**2 * x0
-    if step.last or beta == 0:
+    if s.sigma == 0 or beta == 0:
         return mean
     return mean + _spread(step, variance, beta) * step.noise.draw(step.x)
 
