@@ -55,6 +55,7 @@ class DraftSettings(Strict):
     cells: int = Field(default=0, ge=0)  # its side; 0: no draft
     batch_size: PositiveInt = 128  # captions a step that train it
     weight: float = Field(default=1.0, gt=0)  # of its squared error beside the loss
+    steps_alone: int = Field(default=0, ge=0)  # first steps in which nothing else is trained
 
 
 class LossSettings(Strict):

@@ -85,11 +85,7 @@ def _optimise(run: Run, network: Callable[..., Tensor], rate: float) -> tuple[fl
         group["lr"] = rate
     total = 0.0
     for part in range(parts):
-        number = run.taken * parts + part
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-        loss: Tensor = run.objective(network, *run.batches(number), generator)
-        if run.draft_batches is not None:
-            loss = loss + run.objective.draft(run.model, *run.draft_batches(number))
+        loss = _loss(run, network, run.taken * parts + part)
         (loss / parts).backward()
         total += loss.item() / parts
     norm = nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
@@ -104,6 +100,17 @@ def _optimise(run: Run, network: Callable[..., Tensor], rate: float) -> tuple[fl
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     return total, norm.item()
+
+
+def _loss(run: Run, network: Callable[..., Tensor], number: int) -> Tensor:
+    """The loss of batch `number`: the network's and the draft's; the draft's alone in the first steps, which cost little."""
+    config, terms = run.config, []
+    if run.draft_batches is not None:
+        terms.append(run.objective.draft(run.model, *run.draft_batches(number)))
+    if not terms or run.taken >= config.draft.steps_alone:
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+        terms.append(run.objective(network, *run.batches(number), generator))
+    return torch.stack(terms).sum()
 
 
 def _culprit(model: nn.Module) -> str:
