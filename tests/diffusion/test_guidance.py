@@ -71,8 +71,9 @@ def test_each_row_has_its_own_scale_and_pays_for_itself():
 
 def test_the_interval_is_in_shares_of_noise():
     """Outside sigma/(alpha + sigma) in [.2, .6] the condition stands alone, at half the cost."""
-    for t in (0.0, 200.0, 500.0, 999.0):
-        share = float(SCHEDULE.sigma(t) / (SCHEDULE.alpha(t) + SCHEDULE.sigma(t)))
+    for share in (0.1, 0.19, 0.21, 0.25, 0.5, 0.55, 0.59, 0.61, 0.9):
+        t = float(SCHEDULE.time(2 * math.log((1 - share) / share)))
+        assert float(SCHEDULE.sigma(t) / (SCHEDULE.alpha(t) + SCHEDULE.sigma(t))) == pytest.approx(share)
         x0, denoiser = ask(3.0, t=t, interval=(0.2, 0.6))
         inside = 0.2 <= share <= 0.6
         assert len(denoiser.rows[0]) == (4 if inside else 2), t

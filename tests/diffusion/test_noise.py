@@ -32,7 +32,8 @@ def test_the_dtype_asked_for_does_not_change_the_numbers():
     low = Streams([7]).draw(torch.empty(1, 5, dtype=torch.bfloat16))
     assert low.dtype == torch.bfloat16
     assert torch.equal(low, Streams([7]).draw(torch.empty(1, 5)).bfloat16())
-    assert Streams([7]).draw(torch.empty(1, 5, dtype=torch.float64)).dtype == torch.float64
+    high = Streams([7]).draw(torch.empty(1, 5, dtype=torch.float64))
+    assert high.dtype == torch.float64 and torch.equal(high, Streams([7]).draw(torch.empty(1, 5)).double())
 
 
 def test_other_seeds_and_later_draws_are_other_noise():

@@ -294,6 +294,22 @@ def test_the_past_is_newest_last():
     assert seen == [[], [1.0], [1.0, 0.75], [1.0, 0.75, 0.5]]
 
 
+def test_the_past_holds_the_estimate_where_the_step_started():
+    """Of two estimates in a step the first: the second was made elsewhere, and a multistep solver pairs it with `level`."""
+    kept = []
+
+    def solver(step: Step):
+        kept.extend(past.x0.item() for past in step.past)
+        x0 = yield step.x, step.here
+        yield step.toward(x0), step.next
+        return step.toward(x0)
+
+    answers = iter([1.0, 2.0, 3.0, 4.0])
+    run = Run(ones(), Plan(FLOW, plan(FLOW, "euler", 2).levels, solver, True), NoNoise())
+    list(stream(run, lambda x, t: torch.full_like(x, next(answers))))
+    assert kept == [1.0]
+
+
 def test_a_step_knows_its_place():
     """index, steps and last, and the levels at other times."""
     seen = []
