@@ -113,6 +113,8 @@ def test_a_batch_is_a_function_of_seed_and_step():
         assert torch.equal(x, forward[step][0]) and captions == forward[step][1]
     assert Batches(some(10), 4, seed=4, repaint=0.5)(0)[1] != forward[0][1]
     assert forward[0][1] != forward[1][1]
+    one = [Batches(some(1), 20, seed=seed, repaint=0.5)(0)[1] for seed in (3, 4)]
+    assert one[0] != one[1]  # not only the order: the draws too
 
 
 @pytest.mark.parametrize("n, size", [(10, 4), (3, 8), (5, 5)])

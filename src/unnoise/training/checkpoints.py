@@ -38,11 +38,11 @@ def save(folder: Path, step: int, model: nn.Module, ema: EMA, optimizer: torch.o
             files.write(path, tensors)
             hashes[path.name] = _sha256(path)
         _write_manifest(partial / MANIFEST, {"step": step, "sha256": hashes})
+        shutil.rmtree(final, ignore_errors=True)  # it is damaged, or the run would have gone on from it
+        os.replace(partial, final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
         raise
-    shutil.rmtree(final, ignore_errors=True)  # it is damaged, or the run would have gone on from it
-    os.replace(partial, final)
     for old in [path for path in _all(folder) if path <= final][:-keep]:  # a newer one is damaged: it counts for nothing
         shutil.rmtree(old)
     return final
