@@ -29,6 +29,7 @@ from unnoise.request import ARGUMENTS, OUTPUT_TYPES
 
 BACKBONES = {
     "unet": {"unet": UNetConfig(3, 3, widths=(32, 32), blocks=1, depths=(0, 1), heads=2, context_width=0, pooled_width=16, patch=2)},
+    "draft": {"unet": UNetConfig(6, 3, widths=(32,), blocks=1, depths=(0,), mid_depth=0, context_width=0, pooled_width=16, patch=4)},
     "dit": {"dit": DiTConfig(3, patch=4, width=32, depth=1, heads=2, learn_sigma=False, context_width=16, pooled_width=16)},
 }
 PROMPTS = ["a red apple", "파란 자동차", "a black cat"]
@@ -37,7 +38,9 @@ PROMPTS = ["a red apple", "파란 자동차", "a black cat"]
 def write(path: Path, backbone: str = "unet", dtype: torch.dtype = torch.float32, **more) -> Path:
     """A model with weights of ordinary size, so that every layer is heard in the picture."""
     tokenizer = tokenizers.learn(PROMPTS, vocab=600, length=12)
-    text = CLIPTextConfig(tokenizer.pieces.get_vocab_size(), 12, 16, layers=1, heads=2, mlp=32, end_token=tokenizer.end)
+    text = CLIPTextConfig(
+        tokenizer.pieces.get_vocab_size(), 12, 16, layers=1, heads=2, mlp=32, projection=48 * (backbone == "draft"), end_token=tokenizer.end
+    )
     spec = ModelSpec(name="tiny", size=16, multiple=4, text=text, **BACKBONES[backbone], **more)
     generator = torch.Generator().manual_seed(5)
     shapes = {name: p.shape for name, p in spec.build("meta").named_parameters()}

@@ -61,6 +61,7 @@ FAULTS = {  # what the recipe has that it should not, and what the line says
         {"prediction": "eps", "schedule": {"kind": "vp", "zero_terminal_snr": True}},
         "'eps' says nothing of the picture in pure noise",
     ),
+    "a draft that nothing reads": ({"draft": {"cells": 4}, "network": {"kind": "dit"}}, "a draft is given to a U-Net"),
     "no name": ({"name": None}, "name"),
 }
 

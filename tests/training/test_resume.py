@@ -43,10 +43,12 @@ def alone(tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("stops", [(7,), (5,), (3, 6, 11)], ids=str)
-@pytest.mark.parametrize("network", ["unet", "dit"])
+@pytest.mark.parametrize("network", ["unet", "dit", "drafts"])
 def test_resumed_equals_left_alone(tmp_path, alone, stops, network):
-    """Stopped between checkpoints, at one, before the first one, several times; with accumulation, dropout, repainting and decay."""
-    more = {"network": tiny.UNET if network == "unet" else tiny.DIT}
+    """Stopped between checkpoints, at one, before the first one, several times; with accumulation, dropout, repainting and decay.
+    With drafts also while only the text encoder learns, when the optimiser knows nothing of the other weights."""
+    drafts = {"draft": {"cells": 4, "batch_size": 8, "steps_alone": 7}}
+    more = {"unet": {}, "dit": {"network": tiny.DIT}, "drafts": drafts}[network]
     expected = alone[1] if network == "unet" else tiny.everything(run_to(tiny.config(tmp_path / "alone", **more), 12))
     config = tiny.config(tmp_path, **more)
     for stop in stops:

@@ -111,6 +111,8 @@ class TrainConfig(Strict):
                 raise ValueError(f"{where}.width {width}: expected a multiple of {where}.heads {heads}")
         if self.prediction == "eps" and (self.schedule.kind == "flow" or self.schedule.zero_terminal_snr):
             raise ValueError("prediction 'eps' says nothing of the picture in pure noise, where this schedule starts: use v, flow or x0")
+        if self.draft.cells and self.network.kind == "dit":
+            raise ValueError("draft.cells: a draft is given to a U-Net, and network.kind is 'dit'")
         return self
 
 
