@@ -53,7 +53,7 @@ class DraftSettings(Strict):
     """A small picture predicted from the text alone, given to a U-Net beside the noise; see networks/drafts.py."""
 
     cells: int = Field(default=0, ge=0)  # its side; 0: no draft
-    batch_size: PositiveInt = 128  # captions a step that train it
+    batch_size: PositiveInt = 128  # captions a step while it is trained alone; afterwards it learns from the run's own batches
     weight: float = Field(default=1.0, gt=0)  # of its squared error beside the loss
     steps_alone: int = Field(default=0, ge=0)  # first steps in which nothing else is trained
 

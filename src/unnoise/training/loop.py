@@ -103,13 +103,15 @@ def _optimise(run: Run, network: Callable[..., Tensor], rate: float) -> tuple[fl
 
 
 def _loss(run: Run, network: Callable[..., Tensor], number: int) -> Tensor:
-    """The loss of batch `number`: the network's and the draft's; the draft's alone in the first steps, which cost little."""
+    """The loss of batch `number`: the draft's, and but for the first steps, which cost little, the network's."""
     config, terms = run.config, []
+    alone = run.draft_batches is not None and run.taken < config.draft.steps_alone
+    batch = run.draft_batches(number) if run.draft_batches is not None and alone else run.batches(number)
     if run.draft_batches is not None:
-        terms.append(run.objective.draft(run.model, *run.draft_batches(number)))
-    if not terms or run.taken >= config.draft.steps_alone:
+        terms.append(run.objective.draft(run.model, *batch))
+    if not alone:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-        terms.append(run.objective(network, *run.batches(number), generator))
+        terms.append(run.objective(network, *batch, generator))
     return torch.stack(terms).sum()
 
 
