@@ -34,6 +34,11 @@ def test_overrides_stand_above_the_recipe(tmp_path):
     assert (read.max_train_steps, read.output_dir, read.train_batch_size) == (3, Path("elsewhere"), 4)
 
 
+def test_a_fault_of_an_override_is_not_the_recipe_s(tmp_path):
+    with pytest.raises(ArgumentError, match=r"^got max_train_steps 0: "):
+        config.load(tiny.recipe(tmp_path), {"max_train_steps": 0})
+
+
 FAULTS = {  # what the recipe has that it should not, and what the line says
     "a misspelt key": ({"learning_rat": 1e-3}, "'learning_rat': did you mean 'learning_rate'"),
     "a misspelt key below": ({"data": {"sise": 16}}, "'data.sise': did you mean 'data.size'"),
@@ -62,6 +67,25 @@ FAULTS = {  # what the recipe has that it should not, and what the line says
         "'eps' says nothing of the picture in pure noise",
     ),
     "a draft that nothing reads": ({"draft": {"cells": 4}, "network": {"kind": "dit"}}, "a draft is given to a U-Net"),
+    "a draft alone that is none": ({"draft": {"steps_alone": 5}}, "draft.steps_alone 5: there is no draft to train"),
+    "a draft alone to the end": ({"max_train_steps": 9, "draft": {"cells": 4, "steps_alone": 9}}, "expected fewer than max_train_steps 9"),
+    "a shift of another process": ({"schedule": {"kind": "vp", "shift": 3.0}}, "shift 3.0 does nothing for kind 'vp'"),
+    "betas of another process": ({"schedule": {"betas": "cosine"}}, "betas 'cosine' does nothing for kind 'flow'"),
+    "zero terminal snr of a flow": ({"schedule": {"zero_terminal_snr": True}}, "zero_terminal_snr True does nothing for kind 'flow'"),
+    "a process that cannot be trained": ({"schedule": {"kind": "edm"}}, "schedule.kind 'edm' wants EDM's own prediction"),
+    "no room for a word": ({"text": {"length": 2}}, "text.length: got 2"),
+    "a transformer without places": ({"network": {"kind": "dit", "width": 30, "heads": 3}}, "network.width 30: expected a multiple of 4"),
+    "a misspelt sampler": (
+        {"defaults": {"sampler": "eular"}},
+        "defaults.sampler: got 'eular': unknown sampler 'eular': did you mean 'euler'",
+    ),
+    "a misspelt spacing": ({"defaults": {"spacing": "karas"}}, "unknown spacing 'karas': did you mean 'karras'"),
+    "an interval upside down": (
+        {"defaults": {"guidance_interval": [0.8, 0.2]}},
+        "defaults.guidance_interval: got [0.8, 0.2]: expected two",
+    ),
+    "guidance that is no number": ({"defaults": {"guidance_scale": float("nan")}}, "defaults.guidance_scale: got nan"),
+    "more steps than there are": ({"defaults": {"num_inference_steps": 1001}}, "defaults.num_inference_steps: got 1001"),
     "no name": ({"name": None}, "name"),
 }
 

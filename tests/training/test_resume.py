@@ -19,6 +19,7 @@ from training import tiny
 from unnoise.checkpoints import files
 from unnoise.errors import FileError
 from unnoise.training import checkpoints, loop, setup
+from unnoise.training.config import TrainConfig
 from unnoise.training.loop import Run
 
 
@@ -71,8 +72,31 @@ def test_what_ran_is_kept_beside_what_came_out(alone):
     assert kept["learning_rate"] == 2e-3 and kept["text"]["vocab"] == 600 and kept["adam_beta2"] == 0.99  # defaults too
 
 
+CHANGES = {  # a setting that decides what is learnt, and the refusal
+    "learning_rate": (1e-3, "learning_rate was 0.002 and is 0.001"),
+    "seed": (3, "seed was 0 and is 3"),
+    "schedule": ({"shift": 2.0}, "schedule.shift was 1.0 and is 2.0"),
+    "network": (tiny.DIT, "network.kind was 'unet' and is 'dit'"),
+}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_a_changed_recipe_is_refused(tmp_path, alone, key):
+    shutil.copytree(alone[0] / "run", tmp_path / "run")
+    kept = (tmp_path / "run/config.json").read_bytes()
+    changed, expected = CHANGES[key]
+    same = tiny.config(alone[0]).model_copy(update={"output_dir": tmp_path / "run"})
+    with pytest.raises(FileError) as refused:
+        setup.prepare(TrainConfig.model_validate({**same.model_dump(), key: changed}))
+    assert str(refused.value) == f"{expected}: the recipe changed since this run began; give another --output-dir"
+    assert (tmp_path / "run/config.json").read_bytes() == kept
+    free = {"max_train_steps": 20, "log_steps": 1, "checkpointing_steps": 2, "summary": "x", "defaults": {"guidance_scale": 2.0}}
+    assert setup.prepare(TrainConfig.model_validate({**same.model_dump(), **free})).taken == 12
+
+
 def test_another_network_is_refused_with_the_way_out(tmp_path):
     run_to(tiny.config(tmp_path), 5)
+    (tmp_path / "run/config.json").unlink()  # it would tell first
     for more in ({"network": tiny.DIT}, {"network": {**tiny.UNET, "widths": (64,)}}):
         with pytest.raises(FileError, match=r"does not fit.*the recipe changed.*--output-dir") as refused:
             setup.prepare(tiny.config(tmp_path, **more))
@@ -157,7 +181,8 @@ DAMAGES = ["a flipped bit", "a missing file", "half a file", "no manifest", "hal
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, alone, how):
     shutil.copytree(alone[0], tmp_path, dirs_exist_ok=True)
-    config, folder = tiny.config(tmp_path), tmp_path / "run/checkpoints"
+    data = tiny.settings(alone[0])["data"]
+    config, folder = tiny.config(tmp_path, data=data), tmp_path / "run/checkpoints"
     assert names(folder) == ["step-00000010", "step-00000012"]
     damage(folder / "step-00000012", how)
     found = checkpoints.newest(folder)

@@ -43,7 +43,7 @@ class NetworkSettings(Strict):
 
 class TextSettings(Strict):
     vocab: PositiveInt = 3072
-    length: PositiveInt = 16
+    length: int = Field(default=16, ge=3)  # tokens: a start, an end, and at least one between
     width: PositiveInt = 256
     layers: PositiveInt = 2
     heads: PositiveInt = 4
@@ -109,10 +109,18 @@ class TrainConfig(Strict):
         for where, width, heads in (("text", self.text.width, self.text.heads), ("network", self.network.width, self.network.heads)):
             if width % heads and (where == "text" or self.network.kind == "dit"):
                 raise ValueError(f"{where}.width {width}: expected a multiple of {where}.heads {heads}")
+        if self.network.kind == "dit" and self.network.width % 4:
+            raise ValueError(f"network.width {self.network.width}: expected a multiple of 4, for sine and cosine of both axes")
+        if self.schedule.kind == "edm":
+            raise ValueError("schedule.kind 'edm' wants EDM's own prediction, which recipes do not have yet: use flow or vp")
         if self.prediction == "eps" and (self.schedule.kind == "flow" or self.schedule.zero_terminal_snr):
             raise ValueError("prediction 'eps' says nothing of the picture in pure noise, where this schedule starts: use v, flow or x0")
         if self.draft.cells and self.network.kind == "dit":
             raise ValueError("draft.cells: a draft is given to a U-Net, and network.kind is 'dit'")
+        if self.draft.steps_alone and not self.draft.cells:
+            raise ValueError(f"draft.steps_alone {self.draft.steps_alone}: there is no draft to train, draft.cells is 0")
+        if self.draft.steps_alone >= self.max_train_steps:
+            raise ValueError(f"draft.steps_alone {self.draft.steps_alone}: expected fewer than max_train_steps {self.max_train_steps}")
         return self
 
 
@@ -127,22 +135,25 @@ def load(path: Path, overrides: dict[str, object] | None = None) -> TrainConfig:
     try:
         return TrainConfig.model_validate({**settings, **(overrides or {})})
     except ValidationError as error:
-        raise _refusal(path, error) from None
+        raise _refusal(path, error, overrides or {}) from None
 
 
-def _refusal(path: Path, error: ValidationError) -> ArgumentError:
+def _refusal(path: Path, error: ValidationError, overrides: dict[str, object]) -> ArgumentError:
     """The first fault, in one line."""
     first = error.errors()[0]
     dotted = ".".join(map(str, first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         table = dotted.rpartition(".")[0]
         return UnknownName(f"key in {path}:", dotted, [key for key in _keys(TrainConfig) if key.rpartition(".")[0] == table])
     if first["type"] == "missing":
         return ArgumentError(f"{path}: {dotted} is missing")
     if not dotted:
-        return ArgumentError(f"{path}: {first['msg'].removeprefix('Value error, ')}")
+        return ArgumentError(f"{path}: {message}")
     got = repr(first["input"])
-    return ArgumentError(f"{path}, {dotted}: got {got if len(got) < 80 else got[:80] + '…'}: {first['msg']}")
+    if dotted in overrides:  # no fault of the file
+        return ArgumentError(f"got {dotted} {got}: {message}")
+    return ArgumentError(f"{path}, {dotted}: got {got if len(got) < 80 else got[:80] + '…'}: {message}")
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +14,7 @@ from unnoise.data import emoji, pictures
 from unnoise.data.pictures import Batches
 from unnoise.diffusion import predictions
 from unnoise.diffusion.losses import Loss, TimeSampling
+from unnoise.errors import FileError
 from unnoise.networks import drafts, tokenizers
 from unnoise.networks.dit import DiTConfig
 from unnoise.networks.text import CLIPTextConfig
@@ -24,9 +27,31 @@ from unnoise.training.ema import EMA
 from unnoise.training.loop import Run
 from unnoise.training.objective import Objective, TextDenoiser
 
+FREE = {  # what may change while a run goes on: how long, where, how it is shown and kept, what is said of the result
+    "max_train_steps",
+    "output_dir",
+    "log_steps",
+    "sample_steps",
+    "sample_prompts",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "device",
+    "defaults",
+    "summary",
+    "compile",
+}
+
 
 def prepare(config: TrainConfig) -> Run:
-    """A run at its newest checkpoint, or at its start."""
+    """A run at its newest checkpoint, or at its start.
+
+    Raises FileError where a checkpoint was made by another recipe. max_train_steps may change; the cosine of the learning rate ends there,
+    so the steps to come follow another curve than those taken.
+    """
+    kept = config.output_dir / "config.json"
+    found = checkpoints.newest(config.output_dir / "checkpoints")
+    if found and kept.is_file():
+        _same_recipe(kept, config)
     data = pictures.read(_folder(config), config.data.size)
     tokenizer = _tokenizer(config, data)
     device = _device(config.device)
@@ -38,11 +63,29 @@ def prepare(config: TrainConfig) -> Run:
     batches = Batches(data, config.train_batch_size, config.seed, config.data.repaint)
     captions = Batches(data, config.draft.batch_size, config.seed + 1, config.data.repaint) if config.draft.cells else None
     run = Run(config, model, _objective(config, tokenizer, device), batches, captions, EMA(model, config.ema_decay), optimizer)
-    found = checkpoints.newest(run.checkpoint_folder)
     if found:
         run.taken = checkpoints.restore(found, model, run.ema, optimizer)
-    (config.output_dir / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")  # what ran
+    kept.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")  # what ran
     return run
+
+
+def _same_recipe(path: Path, config: TrainConfig) -> None:
+    """Refuse to go on with other settings than the run began with. A key that only one version of unnoise knows says nothing."""
+    try:
+        was = _flat(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError):  # half written; the next one is whole
+        return
+    for key, value in _flat(json.loads(config.model_dump_json())).items():
+        if key.partition(".")[0] not in FREE and was.get(key, value) != value:
+            raise FileError(f"{key} was {was[key]!r} and is {value!r}: the recipe changed since this run began; give another --output-dir")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with keys in dots."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _device(name: str) -> torch.device:
