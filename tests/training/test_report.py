@@ -78,6 +78,14 @@ def test_a_resumed_run_has_the_rows_of_the_run_left_alone(tmp_path, stop):
     assert rows(config)[0]["loss"] == rows(whole)[0]["loss"]
 
 
+def test_the_first_row_after_a_resume_is_the_mean_since_the_checkpoint(tmp_path):
+    """Where the run was stopped between two rows, the steps before the checkpoint are in no row; elsewhere none is lost."""
+    reported(tiny.config(tmp_path), 7)
+    steps = reported(tiny.config(tmp_path))
+    assert [step.step for step in steps[:3]] == [6, 7, 8]
+    assert float(rows(tiny.config(tmp_path))[1]["loss"]) == pytest.approx(sum(step.loss for step in steps[:3]) / 3, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "left", ["", "step,loss,learning_rate,grad_norm,seconds\n", "step,loss,learning_rate,grad_norm,seconds\n1,2,3,4,5\n7"]
 )

@@ -212,6 +212,35 @@ def test_only_the_newest_are_kept(tmp_path):
     assert names(tmp_path / "run/checkpoints") == ["step-00000008", "step-00000010", "step-00000012"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a folder cannot be flushed there")
+def test_names_are_on_the_disk_before_an_older_checkpoint_goes(tmp_path, monkeypatch):
+    """In the order of a power failure's worst case: the files' names, the new name, its folder's, and only then the removal."""
+    config = tiny.config(tmp_path, checkpoints_total_limit=1)
+    run_to(config, 5)
+    done: list[tuple[str, str]] = []
+    opened, flush, rename, remove = os.open, os.fsync, os.replace, shutil.rmtree
+    paths: dict[int, str] = {}
+
+    def open_folder(path, *given, **more):
+        number = opened(path, *given, **more)
+        paths[number] = Path(path).name
+        return number
+
+    def note(what, call, name):
+        return lambda *given, **more: (done.append((what, name(given))), call(*given, **more))[1]
+
+    monkeypatch.setattr(os, "open", open_folder)
+    monkeypatch.setattr(os, "fsync", note("flush", flush, lambda given: paths.get(given[0], "a file")))
+    monkeypatch.setattr(os, "replace", note("rename", rename, lambda given: Path(given[1]).name))
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", note("remove", remove, lambda given: Path(given[0]).name))
+    run_to(config, 10)
+    start = done.index(("rename", "weights.safetensors"))
+    assert done[start + 1] == ("flush", "step-00000010.partial")
+    end = done.index(("rename", "step-00000010"))
+    assert ("flush", "step-00000010.partial") in done[end - 2 : end]
+    assert done[end + 1 : end + 3] == [("flush", "checkpoints"), ("remove", "step-00000005")]
+
+
 def test_an_empty_folder_holds_no_checkpoint(tmp_path):
     assert checkpoints.newest(tmp_path) is None and checkpoints.newest(tmp_path / "none") is None
 
@@ -276,6 +305,32 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
     while not path.exists():
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to one process there")
+def test_ctrl_c_loses_no_step(tmp_path):
+    """Far from the next checkpoint: the step under way is finished and kept. A second Ctrl-C, while it is written, leaves nothing half."""
+    tiny.recipe(tmp_path, max_train_steps=100_000, checkpointing_steps=90_000, log_steps=1)
+    options: dict = {"cwd": tmp_path, "env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command(tmp_path), **options)
+    wait_for(tmp_path / "run/log.csv", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.splitlines()[1:]) == (130, "", ["stopped"])
+    taken = int((tmp_path / "run/log.csv").read_text().splitlines()[-1].split(",")[0])
+    assert names(tmp_path / "run/checkpoints") == [f"step-{taken:08d}"]
+    slow = "import time\nfrom unnoise.training import loop\nloop.save = lambda run: (print('saving', flush=True), time.sleep(60))"
+    process = subprocess.Popen(command(tmp_path, first=slow), **options)
+    assert process.stderr is not None and process.stdout is not None
+    process.stderr.readline()  # where the run goes on
+    while len((tmp_path / "run/log.csv").read_text().splitlines()) <= taken + 1:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "saving\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "stopped\n")
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,21 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | Non
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+        sync(path.parent)
     except (OSError, SafetensorError) as error:
         raise FileError(f"cannot write {path}: {_reason(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync(folder: Path) -> None:
+    """Flush the folder's names to the disk, so that a rename outlives a power failure; Windows and some network disks cannot."""
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 @contextmanager

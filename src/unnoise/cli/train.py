@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from unnoise.cli import interrupts
 from unnoise.cli.console import notice, print_json, progress
 
 
@@ -18,7 +19,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Train a model. Ctrl-C stops after the step under way; the same command goes on from the newest checkpoint."""
+    """Train a model. Ctrl-C saves after the step under way and stops, a second one stops at once; the same command goes on."""
     from unnoise.training import config, loop, report, setup
     from unnoise.training import publish as publishing
 
@@ -29,11 +30,14 @@ def train(
     notice(f"{run.config.name}: step {run.taken} of {run.config.max_train_steps}, {run.config.output_dir}", quiet)
     written = report.Report(run)
     loss = None
-    with progress(quiet) as show:
+    with progress(quiet) as show, interrupts.deferred() as stopped:
         for step in loop.train(run):
             written.add(step)
             loss = step.loss
             show(f"loss {loss:.4f}", step.step, step.steps)
+            if stopped():
+                _ = step.checkpoint or loop.save(run)
+                raise KeyboardInterrupt
     if publish:
         publishing.publish(run, publish)
     summary = {"name": run.config.name, "steps": run.taken, "loss": loss, "folder": str(run.config.output_dir), "published": publish}

@@ -38,8 +38,10 @@ def save(folder: Path, step: int, model: nn.Module, ema: EMA, optimizer: torch.o
             files.write(path, tensors)
             hashes[path.name] = _sha256(path)
         _write_manifest(partial / MANIFEST, {"step": step, "sha256": hashes})
+        files.sync(partial)
         shutil.rmtree(final, ignore_errors=True)  # it is damaged, or the run would have gone on from it
         os.replace(partial, final)
+        files.sync(folder)  # before an older one is removed
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
         raise

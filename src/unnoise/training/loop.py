@@ -74,7 +74,7 @@ def train(run: Run) -> Iterator[Step]:
         run.ema.update(run.model, run.taken)
         run.taken += 1
         due = run.taken % config.checkpointing_steps == 0 or run.taken == config.max_train_steps
-        saved = _save(run) if due else None
+        saved = save(run) if due else None
         yield Step(run.taken, config.max_train_steps, loss, rate, norm, time.perf_counter() - started, saved)
 
 
@@ -120,6 +120,7 @@ def _culprit(model: nn.Module) -> str:
     return next((name for name, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()), "no one weight")
 
 
-def _save(run: Run) -> Path:
+def save(run: Run) -> Path:
+    """A checkpoint of the run as it stands between two steps."""
     config = run.config
     return checkpoints.save(run.checkpoint_folder, run.taken, run.model, run.ema, run.optimizer, config.checkpoints_total_limit)

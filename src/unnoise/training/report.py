@@ -17,7 +17,11 @@ COLUMNS = ("step", "loss", "learning_rate", "grad_norm", "seconds")
 
 @dataclass
 class Report:
-    """Feed it every step; it writes every log_steps and sample_steps."""
+    """Feed it every step; it writes every log_steps and sample_steps.
+
+    A row of the log is the mean since the row before. After a resume the first one begins at the checkpoint: it has all its steps where
+    checkpointing_steps is a multiple of log_steps and the run was not stopped between.
+    """
 
     run: Run
     _recent: list[Step] = field(default_factory=list)
@@ -44,7 +48,7 @@ class Report:
             self._write_samples(step.step)
 
     def _write_log(self) -> None:
-        """One row: the mean of the steps since the last one."""
+        """One row: the mean of the steps that were fed since the last one."""
         rows = [[getattr(step, name) for name in COLUMNS[1:]] for step in self._recent]
         means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         with self.log.open("a", newline="") as file:
