@@ -19,6 +19,7 @@ import unnoise
 from unnoise.errors import ArgumentError, UnknownName
 
 PAUSE = float(os.environ.get("FAKE_STEP_SECONDS", "0"))
+ROOM = 14  # words that the model reads
 ENTRIES = {
     "model": "model",
     "prompt": "prompt",
@@ -99,6 +100,8 @@ class Model:
         common |= {"width": width or 64, "height": height or 64, "version": "0.1.0", "dtype": "float32", "device": "cpu"}
         texts = [text for text in prompts for _ in range(num_images_per_prompt)]
         metadata = [{**common, "prompt": text, "seed": seed + i} for i, text in enumerate(texts)]
+        for entry in metadata:
+            entry |= {"dropped_tokens": len(entry["prompt"].split()) - ROOM} if len(entry["prompt"].split()) > ROOM else {}
         images = [picture(entry) for entry in metadata]
         for step in range(1, common["steps"] + 1):
             time.sleep(PAUSE)

@@ -104,6 +104,46 @@ def test_no_metadata_keeps_the_mark_only(fake):
     assert b"secret" not in data and b"Steps" not in data and b"trainedAlgorithmicMedia" in data
 
 
+def test_what_the_model_did_not_read_is_noticed(fake):
+    long, longer = " ".join("abcdefghijklmno"), " ".join("abcdefghijklmnop")
+    outcome = fake("generate", long, "an apple", longer, "-n", 2, "--seed", 7, "--json")
+    notes = [line for line in outcome.err.splitlines() if "did not fit" in line]
+    assert notes == [
+        f'note: 1 token of "{long}" did not fit and was ignored',
+        f'note: 2 tokens of "{longer}" did not fit and were ignored',
+    ]
+    report = json.loads(outcome.out)
+    assert "dropped_tokens" not in report["settings"]
+    with Image.open(report["pictures"][0]["path"]) as image:
+        assert "ropped" not in image.info["parameters"] and '"dropped_tokens": 1' in image.info["unnoise"]
+    again = fake("generate", "--from", report["pictures"][0]["path"], "--out", "again.png")
+    assert again.code == 0 and again.err.count("note:") == 1
+
+
+DAMAGED = {  # a record that is JSON and no record of ours
+    "no prompt": ({"model": "emoji"}, "its prompt is None, expected a text"),
+    "a model that is a list": ({"prompt": "x", "model": ["emoji"]}, "its model is ['emoji'], expected a text"),
+    "a precision that is a list": ({"prompt": "x", "model": "emoji", "dtype": []}, "its dtype is [], expected a text"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_record_is_refused_in_one_line(fake, case):
+    from PIL.PngImagePlugin import PngInfo
+
+    record, expected = DAMAGED[case]
+    info = PngInfo()
+    info.add_text("unnoise", json.dumps(record))
+    Image.new("RGB", (4, 4)).save("damaged.png", pnginfo=info)
+    outcome = fake("generate", "--from", "damaged.png")
+    assert (outcome.code, outcome.out) == (2, "") and outcome.err.count("\n") == 1, outcome
+    assert f"the settings in 'damaged.png' are damaged: {expected}" in outcome.err
+
+
+def test_the_help_says_what_a_model_may_be(fake):
+    assert "or a .safetensors file" in " ".join(fake("generate", "--help").out.split())
+
+
 def test_quiet_prints_nothing(fake):
     assert fake("generate", "a", "b", "--quiet")[1:] == ("", "")
 

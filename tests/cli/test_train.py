@@ -57,7 +57,7 @@ WRONG = {  # what stands in the recipe or on the line, and what the refusal says
     "widths that do not divide": ({"network": {**tiny.UNET, "widths": [40]}}, [], "groups or whole heads"),
     "no pictures": ({"data": {"source": "nowhere", "size": 16}}, [], "no pictures in nowhere"),
     "an unknown device": ({"device": "tpu"}, [], "unknown device 'tpu'"),
-    "no steps": ({}, ["--max-train-steps", "0"], "max_train_steps: got 0"),
+    "no steps": ({}, ["--max-train-steps", "0"], "error: got --max-train-steps 0: "),
     "steps no number": ({}, ["--max-train-steps", "x"], "--max-train-steps: got 'x', expected a whole number"),
     "published into no folder": ({}, ["--publish", "none/model.safetensors"], "expected a folder at 'none'"),
     "published as another format": ({}, ["--publish", "model.ckpt"], "ends in .safetensors"),
@@ -121,13 +121,26 @@ def few(monkeypatch) -> int:
 
 def test_data_writes_a_folder(command, monkeypatch, few):
     refused = command("data", "emoji")
-    assert is_refusal(refused) and "the emoji packages changed" in refused.err and "--no-verify" in refused.err
+    assert is_refusal(refused) and "the emoji packages changed" in refused.err and "`unnoise data emoji --no-verify`" in refused.err
     assert not Path("data").exists()
     made = command("data", "emoji", "--no-verify")
     assert made.code == 0 and made.out.startswith(f"5 pictures, {few} captions in {Path('data/emoji')}"), made
     report = json.loads(command("data", "emoji", "--no-verify", "--out", "here", "--json").out)
     assert (report["folder"], report["pictures"], report["captions"]) == ("here", 5, few) and len(report["checksum"]) == 64
     assert sorted(p.name for p in Path("here").iterdir()) == sorted(p.name for p in Path("data/emoji").iterdir())
+
+
+def test_data_goes_where_it_is_told_and_over_nothing_of_others(command, few):
+    assert command("data", "emoji", "--no-verify", "--out", "data").out.startswith(f"5 pictures, {few} captions in data ")
+    assert command("data", "emoji", "--no-verify", "--out", "data").code == 0  # its own, again
+    for name in ("metadata.jsonl", "LICENCE.txt"):
+        mine = Path("mine", name)
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+        outcome = command("data", "emoji", "--no-verify", "--out", "mine")
+        assert is_refusal(outcome) and f"'mine' holds a {name} that unnoise did not write" in outcome.err, outcome
+        assert [path.read_text() for path in Path("mine").iterdir()] == ["mine"]
+        mine.unlink()
 
 
 @pytest.mark.parametrize("arguments, expected", [(["emojy"], "emoji"), ([], "'name'"), (["emoji", "--ot", "x"], "did you mean '--out'")])

@@ -17,14 +17,14 @@ class DataSet(str, Enum):
 
 def data(
     name: Annotated[DataSet, typer.Argument(help="emoji: 1,918 pictures with English and Korean names.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.  [default: data/NAME]", show_default=False)] = Path("data"),
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.  [default: data/NAME]")] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Take the packages as they are, also when they changed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write a data set as an image folder: pictures and metadata.jsonl."""
     from unnoise.data import emoji
 
-    made = emoji.build(out / name.value if out == Path("data") else out, verify=not no_verify)
+    made = emoji.build(out or Path("data") / name.value, verify=not no_verify)
     if as_json:
         print_json({**vars(made), "folder": str(made.folder)})
     else:

@@ -15,7 +15,7 @@ from unnoise.errors import ArgumentError
 
 def generate(
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw; quote each prompt.")] = None,
-    model: Annotated[str | None, typer.Option(help="A name from `unnoise models`, a folder or a file.  [default: emoji]")] = None,
+    model: Annotated[str | None, typer.Option(help="A name from `unnoise models` or a .safetensors file.  [default: emoji]")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to keep out.")] = None,
     sampler: Annotated[str | None, typer.Option(help="A name from `unnoise samplers`.  [default: the model's]")] = None,
     spacing: Annotated[str | None, typer.Option(help="How the steps lie in time.  [default: the sampler's]")] = None,
@@ -55,7 +55,7 @@ def generate(
     pictures = outputs.save_all(result, out, keep_settings=not no_metadata)
     sheet = outputs.save_sheet(result, out)
     report = {"pictures": pictures, "sheet": sheet, "settings": common(result.metadata), "seconds": time.perf_counter() - began}
-    for line in requests.differences(record, result.metadata[0]):
+    for line in [*outputs.dropped(result.metadata), *requests.differences(record, result.metadata[0])]:
         notice(f"note: {line}", quiet)
     if as_json:
         print_json(report)
@@ -103,7 +103,7 @@ def run(arguments: dict, where: dict, quiet: bool) -> Any:
 
 def common(metadata: list[dict]) -> dict:
     """The effective settings that all pictures share."""
-    return {key: value for key, value in metadata[0].items() if key not in ("prompt", "seed")}
+    return {key: value for key, value in metadata[0].items() if key not in ("prompt", "seed", "dropped_tokens")}
 
 
 def tell(report: dict) -> None:

@@ -56,6 +56,13 @@ def save_sheet(result: Any, out: Path) -> str | None:
     return str(save(sheet(result.images, captions), out / "sheet.png"))
 
 
+def dropped(metadata: list[dict]) -> list[str]:
+    """A line for each prompt whose end the model did not read."""
+    counts = {settings["prompt"]: settings["dropped_tokens"] for settings in metadata if settings.get("dropped_tokens")}
+    words = {True: ("token", "was"), False: ("tokens", "were")}
+    return [f'{n} {words[n == 1][0]} of "{prompt}" did not fit and {words[n == 1][1]} ignored' for prompt, n in counts.items()]
+
+
 def file_name(seed: int, prompt: str) -> str:
     """0007-a-red-apple.png; letters of any script stay."""
     letters = unicodedata.normalize("NFC", prompt).lower()

