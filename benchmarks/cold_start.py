@@ -56,7 +56,9 @@ def main() -> None:
         figures[name] = {"seconds": round(statistics.median(seconds), 3), "slowest": round(max(seconds), 3), "peak MB": round(max(memory))}
         print(f"{name:36} {statistics.median(seconds):6.2f} s (slowest {max(seconds):.2f})  peak {max(memory):4.0f} MB", flush=True)
     if asked.write:
-        (ROOT / "benchmarks" / "results" / "cold_start.json").write_text(json.dumps(figures, indent=2) + "\n")
+        results = ROOT / "benchmarks" / "results"
+        results.mkdir(parents=True, exist_ok=True)
+        (results / "cold_start.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def cycles(sources: Tree) -> list[str]:
 
 
 def undeclared(sources: Tree, project: Mapping[str, Any]) -> list[str]:
-    """Third-party imports that pyproject does not state, extras imported at the top of a module, extras that nothing uses, peers."""
+    """Third-party imports that pyproject does not state, extras imported at the top of a module, what nothing uses, peers."""
     base = {_import_name(line) for line in project["dependencies"]}
     extras = {key: {_import_name(line) for line in lines} - {PACKAGE} for key, lines in project["optional-dependencies"].items()}
     optional = set().union(*(names for key, names in extras.items() if key not in SILENT_EXTRAS))
@@ -154,6 +154,8 @@ def undeclared(sources: Tree, project: Mapping[str, Any]) -> list[str]:
                 faults.append(f"{name} imports {other}: state it in pyproject.toml")
             elif other not in base and other in at_top:
                 faults.append(f"{name} imports {other} at its top: an extra is imported in the function that needs it")
+    used = {full.split(".")[0] for name in sources for full in imported(name, sources)}
+    faults += [f"the dependencies list {name}, which nothing imports" for name in sorted(base - used)]
     text = "\n".join(sources.values())
     faults += [f"the extra lists {name}, which nothing uses" for name in sorted(optional) if not re.search(rf"\b{name}\b", text)]
     return faults

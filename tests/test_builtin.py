@@ -35,6 +35,7 @@ def test_the_file_is_small_and_has_a_card():
     card = WEIGHTS.with_suffix(".md").read_text(encoding="utf-8")
     for part in ("CC-BY 4.0", "Twitter", "Licence", "steps", "Hardware"):
         assert part in card
+    assert "@" not in card  # nothing left to fill in, nobody's address
 
 
 def test_it_is_listed():

@@ -170,6 +170,7 @@ def test_what_is_allowed_is_not_reported():
         ("import emoji", "emoji at its top"),
         ("import tomllib", "tomllib, which Python 3.10 lacks"),
         ("import torch", "the extra lists emoji, which nothing uses"),
+        ("import torch", "the dependencies list PIL, which nothing imports"),
     ],
 )
 def test_an_undeclared_import_is_seen(source: str, expected: str):
