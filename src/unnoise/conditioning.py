@@ -21,10 +21,20 @@ class Cond:
     concat: Tensor | None = None  # (b, c, h, w) channels that join x: a draft, a mask
 
     def __len__(self) -> int:
-        return next(len(value) for value in self._values() if value is not None)
+        for value in self._values():
+            if value is not None:
+                return len(value)
+        raise ArgumentError("got a Cond with nothing in it, which has no number of rows: set one of its fields")
 
     def _values(self) -> list[Tensor | None]:
         return [getattr(self, field.name) for field in fields(self)]
+
+    def need(self, name: str, network: str) -> Tensor:
+        """A field that the network cannot do without; raises ArgumentError where it is None."""
+        value = getattr(self, name)
+        if value is None:
+            raise ArgumentError(f"this {network} is conditioned on {name}, got none: set Cond({name}=...)")
+        return value
 
     def rows(self, start: int, stop: int) -> Cond:
         """The conditions of the images start..stop-1."""

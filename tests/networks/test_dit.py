@@ -9,6 +9,7 @@ import torch
 
 from networks import golden
 from unnoise.conditioning import Cond
+from unnoise.errors import ArgumentError
 from unnoise.networks.dit import DiT, DiTConfig
 from unnoise.networks.layers import position_table
 
@@ -74,6 +75,25 @@ def test_rows_are_independent_and_conditions_are_heard() -> None:
 def test_any_size_of_whole_patches(size: tuple[int, int]) -> None:
     dit, cond = lively(TEXT), Cond(tokens=torch.randn(1, 5, 12), pooled=torch.randn(1, 10))
     assert dit(torch.randn(1, 4, *size), torch.zeros(1), cond).shape == (1, 4, *size)
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "given"),
+    [
+        (DiTConfig(width=32, depth=1, heads=2, num_classes=3), "labels", None),
+        (TEXT, "tokens", Cond(pooled=torch.zeros(1, 10))),
+        (TEXT, "pooled", Cond(tokens=torch.zeros(1, 3, 12))),
+    ],
+)
+def test_missing_conditions_are_named(config: DiTConfig, field: str, given: Cond | None) -> None:
+    with pytest.raises(ArgumentError, match=rf"this DiT is conditioned on {field}, got none: set Cond\({field}="):
+        DiT(config)(torch.zeros(1, 4, 8, 8), torch.zeros(1), given)
+
+
+@pytest.mark.parametrize("size", [(7, 8), (8, 7), (1, 1)])
+def test_sides_of_broken_patches_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ArgumentError, match=f"got x of {size[0]}x{size[1]}, expected multiples of 2"):
+        DiT(TEXT)(torch.zeros(1, 4, *size), torch.zeros(1), Cond(tokens=torch.zeros(1, 3, 12), pooled=torch.zeros(1, 10)))
 
 
 def test_sketching_one_leaves_the_next_whole() -> None:

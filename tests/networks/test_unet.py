@@ -186,3 +186,9 @@ def test_dropout_only_in_training() -> None:
         assert torch.equal(unet(x, t), unet(x, t))
         unet.train()
         assert not torch.equal(unet(x, t), unet(x, t))
+
+
+def test_sides_of_broken_patches_are_refused() -> None:
+    config = UNetConfig(3, 3, widths=(32,), blocks=1, depths=(0,), mid_depth=0, context_width=0, patch=4)
+    with pytest.raises(ArgumentError, match="got x of 8x10, expected multiples of 4"):
+        UNet(config)(torch.zeros(1, 3, 8, 10), torch.zeros(1))

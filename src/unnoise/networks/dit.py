@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unnoise.conditioning import Cond
 from unnoise.networks.attention import attention
-from unnoise.networks.layers import TimestepMLP, position_table, unpatchify
+from unnoise.networks.layers import TimestepMLP, position_table, unpatchify, whole_patches
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class LabelEmbed(nn.Module):
 
 
 class DiT(nn.Module):
-    """x (b, c, h, w), timestep (b,), Cond -> (b, c or 2c, h, w). Positions are computed, so h and w are free;
+    """x (b, c, h, w), timestep (b,), Cond -> (b, c or 2c, h, w). Positions are computed, so h and w are any multiples of the patch;
     the frozen `pos_embed` of the authors' files is this table."""
 
     def __init__(self, config: DiTConfig):
@@ -142,21 +142,23 @@ class DiT(nn.Module):
         ]:
             nn.init.zeros_(module.weight)
 
-    def condition(self, t: Tensor, cond: Cond | None) -> Tensor:
+    def condition(self, t: Tensor, cond: Cond) -> Tensor:
         """The vector c (b, width) that modulates every block."""
         c = self.t_embedder(t)
         if self.y_embedder is not None:
-            c = c + self.y_embedder(cond.labels)
+            c = c + self.y_embedder(cond.need("labels", "DiT"))
         if self.pooled_embedder is not None:
-            c = c + self.pooled_embedder(cond.pooled)
+            c = c + self.pooled_embedder(cond.need("pooled", "DiT"))
         return c
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
+        cond = Cond() if cond is None else cond
+        whole_patches(x, self.config.patch)
         rows, cols = x.shape[2] // self.config.patch, x.shape[3] // self.config.patch
         tokens = self.x_embedder(x)
         tokens = tokens + position_table(self.config.width, rows, cols).to(tokens)
         if self.context_embedder is not None:
-            tokens = torch.cat([tokens, self.context_embedder(cond.tokens)], dim=1)
+            tokens = torch.cat([tokens, self.context_embedder(cond.need("tokens", "DiT"))], dim=1)
         c = self.condition(t, cond)
         for block in self.blocks:
             tokens = block(tokens, c)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from unnoise.errors import ArgumentError
+
 
 def timestep_embedding(t: Tensor, width: int, *, shift: float = 0.0, cos_first: bool = True, max_period: float = 10_000.0) -> Tensor:
     """Sinusoids of t (b,) -> (b, width), computed in float32 at least (Ho et al. 2020, after Vaswani et al. 2017).
@@ -31,6 +33,12 @@ def position_table(width: int, rows: int, cols: int) -> Tensor:
 
     column, row = axis(cols)[None].expand(rows, -1, -1), axis(rows)[:, None].expand(-1, cols, -1)
     return torch.cat([column, row], dim=-1).reshape(rows * cols, width).float()
+
+
+def whole_patches(x: Tensor, patch: int) -> None:
+    """Refuse a picture whose sides are not whole patches."""
+    if x.shape[2] % patch or x.shape[3] % patch:
+        raise ArgumentError(f"got x of {x.shape[2]}x{x.shape[3]}, expected multiples of {patch}, the side of this network's patches")
 
 
 def unpatchify(tokens: Tensor, patch: int, rows: int, cols: int) -> Tensor:

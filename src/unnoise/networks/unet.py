@@ -29,7 +29,7 @@ from unnoise.networks.blocks import (
     Style,
     Upsample,
 )
-from unnoise.networks.layers import timestep_embedding
+from unnoise.networks.layers import timestep_embedding, whole_patches
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,8 @@ def _upsample(config: UNetConfig, width: int) -> nn.Module:
 
 
 class UNet(nn.Module):
-    """x (b, c, h, w), timestep (b,), Cond -> (b, c or 2c, h, w). Any h and w: a side that does not halve evenly is rounded on the way."""
+    """x (b, c, h, w), timestep (b,), Cond -> (b, c or 2c, h, w). Sides are whole patches, and
+    one that does not halve evenly is rounded on the way."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -185,14 +186,15 @@ class UNet(nn.Module):
         waves = timestep_embedding(t, config.widths[0], shift=config.time_shift, cos_first=config.time_cos_first)
         emb = self.time_embedding(waves.to(self.conv_in.weight.dtype))
         if self.class_embedding is not None:
-            emb = emb + self.class_embedding(_need(cond, "labels"))
+            emb = emb + self.class_embedding(cond.need("labels", "U-Net"))
         if self.add_embedding is not None:
-            emb = emb + self.add_embedding(_need(cond, "pooled"))
+            emb = emb + self.add_embedding(cond.need("pooled", "U-Net"))
         return emb
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
         cond = Cond() if cond is None else cond
-        emb, tokens = self.embed(t, cond), _need(cond, "tokens") if self.config.context_width else None
+        whole_patches(x, self.config.patch)
+        emb, tokens = self.embed(t, cond), cond.need("tokens", "U-Net") if self.config.context_width else None
         if cond.concat is not None:
             x = torch.cat([x, cond.concat.to(x)], dim=1)
         kept = [self.conv_in(F.pixel_unshuffle(x, self.config.patch))]
@@ -215,10 +217,3 @@ def _up_inputs(config: UNetConfig) -> list[tuple[int, list[int]]]:
         inputs.append((i, [(widths[i] if block else x) + kept.pop() for block in range(n + 1)]))
         x = widths[i]
     return inputs
-
-
-def _need(cond: Cond, name: str) -> Tensor:
-    value = getattr(cond, name)
-    if value is None:
-        raise ArgumentError(f"this U-Net is conditioned on {name}, got none: set Cond({name}=...)")
-    return value
