@@ -116,8 +116,10 @@ def test_the_network_is_asked_about_no_cleaner_level_than_it_was_trained_on(sche
 @pytest.mark.parametrize("schedule", PROCESSES.values(), ids=PROCESSES)
 def test_every_grid_falls_to_its_ending(schedule: Schedule, spacing: str, ending: str):
     for steps in STEPS:
+        if (spacing, steps, ending) == ("leading", 1, "first"):
+            continue  # one time, and no step: refused below
         t = grid(schedule, spacing, steps, ending=ending)  # type: ignore[arg-type]
-        assert t.dtype == torch.float64 and 1 <= len(t) <= steps + 1
+        assert t.dtype == torch.float64 and 2 <= len(t) <= steps + 1
         assert t[-1] == (schedule.end if ending == "clean" else schedule.first)
         assert float(t[0]) <= schedule.start
         # no time twice, not even but for rounding: the noise level falls by more than that each step
@@ -194,3 +196,9 @@ def test_small_tables():
     assert isinstance(small, Discrete)
     assert grid(small, "leading", 3).tolist() == [6, 3, 0, -1]
     assert grid(small, "trailing", 4).tolist() == [9, 6, 4, 2, -1]  # 6.5 and 1.5 go to the even neighbour, as numpy rounds in diffusers
+
+
+@pytest.mark.parametrize("schedule", PROCESSES.values(), ids=PROCESSES)
+def test_a_grid_without_a_step_is_refused(schedule: Schedule):
+    with pytest.raises(ArgumentError, match="got 1 steps, spacing 'leading' and ending 'first', which hold one time: ask for more"):
+        grid(schedule, "leading", 1, ending="first")

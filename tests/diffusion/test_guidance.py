@@ -80,6 +80,12 @@ def test_the_interval_is_in_shares_of_noise():
         assert x0[0, 0].item() == (5 if inside else 1)
 
 
+def test_a_scale_of_zero_ignores_the_prompt_outside_the_interval_too():
+    scale = torch.tensor([0.0, 3.0])
+    outside, denoiser = ask(scale, t=float(SCHEDULE.first), interval=(0.2, 0.6))
+    assert outside[:, 0].tolist() == [-1, 2] and denoiser.rows == [[2, -1]]
+
+
 def test_the_whole_interval_holds_from_pure_noise_to_the_data():
     schedule = PROCESSES["zero_snr"]
     cond = guidance(values(1.0), values(-1.0), 2.0)

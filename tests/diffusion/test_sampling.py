@@ -38,12 +38,24 @@ class Counting:
         return self.denoiser(x, *others)
 
 
+class Signs(nn.Module):
+    """Twice the channels: x_0 = x / 2, and a variance of the condition's own sign everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return torch.cat([self.gain * x, cond.need("pooled", "test").view(-1, 1, 1, 1).expand_as(x)], dim=1)
+
+
 def together(runs: list[Run], denoiser) -> list[list[State]]:
     """Advance all until each is done; the states of each."""
     states: list[list[State]] = [[] for _ in runs]
     while unfinished := [i for i, run in enumerate(runs) if not run.done]:
         for i, state in zip(unfinished, advance([runs[i] for i in unfinished], denoiser), strict=True):
             if state is not None:
+                assert isinstance(state, State)
                 states[i].append(state)
     return states
 
@@ -342,8 +354,68 @@ def test_variances_reach_their_own_runs():
     plain = {v: Run(ones() * 0, plan(SD, "ddpm", times=[500, 400, 0], variance=v), One()) for v in ("beta", "posterior")}
     expected = [advance([run], lambda x, t: 0 * x)[0] for run in plain.values()]
     for mine, theirs in zip(states, expected, strict=True):
-        assert mine is not None and theirs is not None
+        assert isinstance(mine, State) and isinstance(theirs, State)
         torch.testing.assert_close(mine.x, theirs.x, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+@pytest.mark.parametrize("scale", [1.0, 0.0, 3.0])
+def test_a_network_of_twice_the_channels_has_learned_its_variance(scale: float, rows: int | None):
+    """1 is DDPM's large variance and -1 its small one; guided, it is the condition's own."""
+    plain = lambda x, t: 0.5 * x  # noqa: E731
+    x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    asked = {"schedule": SD, "sampler": "ddpm", "steps": 4, "seed": 5}
+    large, small = (sample(plain, x, variance=name, **asked) for name in ("beta", "posterior"))
+    signs = torch.tensor([[1.0], [-1.0], [1.0]], dtype=torch.float64)
+    denoiser = Guided(NetworkDenoiser(Signs(), SD, predictions.x0, rows), SD, predictions.x0)
+    heard = guidance(Cond(pooled=signs), Cond(pooled=-signs), scale)
+    found = sample(denoiser, x, cond=heard, variance="learned_range", **asked)
+    expected = torch.where((signs.view(3, 1, 1, 1) > 0) == (scale != 0), large, small)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_a_dit_that_learns_sigma_draws_with_its_own_variance(scale: float):
+    torch.manual_seed(1)
+    dit = DiT(DiTConfig(in_channels=3, patch=2, width=32, depth=1, heads=2, num_classes=10, learn_sigma=True)).eval()
+    for p in dit.parameters():
+        nn.init.normal_(p, 0, 0.1)
+    denoiser = Guided(NetworkDenoiser(dit, SD, predictions.v), SD, predictions.v)
+    cond = guidance(Cond(labels=torch.tensor([1, 2])), Cond(labels=torch.tensor([10, 10])), scale)
+    x = torch.randn(2, 3, 8, 8)
+    found = [
+        sample(denoiser, x, schedule=SD, sampler="ddpm", steps=5, cond=cond, variance=v) for v in ("learned_range", "beta", "posterior")
+    ]
+    assert all(picture.shape == x.shape and bool(torch.isfinite(picture).all()) for picture in found)
+    assert not any(torch.equal(a, b) for a, b in ((found[0], found[1]), (found[0], found[2]), (found[1], found[2])))
+
+
+def test_a_run_that_breaks_leaves_its_neighbours_whole():
+    """Three runs in one forward, NaN for the second: it gets the error, the others every state that they have alone."""
+    make = lambda value: Run(value * ones(), plan(SD, "dpmpp_2m", 5), NoNoise())  # noqa: E731
+    halve = lambda x, t: torch.where(x > 1.9, math.nan, 0.5 * x)  # noqa: E731
+    alone = [list(stream(make(value), halve)) for value in (1.0, 0.5)]
+    first, broken, third = (make(value) for value in (1.0, 2.0, 0.5))
+    one, error, three = advance([first, broken, third], halve)
+    assert isinstance(error, NonFiniteError) and "after step 1 of 5" in str(error)
+    assert isinstance(one, State) and isinstance(three, State)
+    for mine, whole in zip(([one], [three]), alone, strict=True):
+        assert torch.equal(mine[0].x, whole[0].x)
+    rest = together([first, third], halve)
+    for mine, whole in zip(rest, alone, strict=True):
+        assert len(mine) == 4 and torch.equal(mine[-1].x, whole[-1].x)
+    with pytest.raises(NonFiniteError, match="after step 1 of 5"):
+        list(stream(make(2.0), halve))
+
+
+@pytest.mark.parametrize("sampler, options", [("ddpm", {}), ("ddim", {"eta": 1.0})])
+def test_noise_that_made_x_is_not_drawn_again(sampler: str, options: dict):
+    """x from the seeds' streams, then `sample` with the same seeds: as a run that goes on with those streams."""
+    asked = plan(SD, sampler, 5, **options)
+    noise = Streams([3, 4])
+    x = noise.draw(torch.empty(2, 6))
+    *_, last = stream(Run(x, asked, noise), lambda x, t: 0.5 * x)
+    assert torch.equal(sample(lambda x, t: 0.5 * x, x, schedule=SD, sampler=sampler, steps=5, seed=3, **options), last.x)
 
 
 def test_sample_draws_image_i_from_seed_plus_i():

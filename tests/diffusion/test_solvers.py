@@ -14,9 +14,9 @@ from unnoise.diffusion import schedules
 from unnoise.diffusion.grids import GRIDS, grid
 from unnoise.diffusion.noise import Recorded
 from unnoise.diffusion.predictions import PREDICTIONS
-from unnoise.diffusion.sampling import Estimate, Plan, Run, advance, plan, sample, stream
+from unnoise.diffusion.sampling import Estimate, Plan, Run, State, advance, plan, sample, stream
 from unnoise.diffusion.schedules import VE, Schedule
-from unnoise.diffusion.solvers import SOLVERS, Level, samplers, solver
+from unnoise.diffusion.solvers import SOLVERS, Level, Solution, Solver, Step, samplers, solver
 from unnoise.errors import ArgumentError, UnknownName
 
 DETERMINISTIC = [name for name, row in SOLVERS.items() if not row.stochastic]
@@ -374,7 +374,7 @@ def assert_ends_on_the_data(schedule: Schedule, steps: int) -> None:
     while unfinished := [run for run in limits if not run.done]:
         for run, state in zip(unfinished, advance(unfinished, denoiser), strict=True):
             if run.done:
-                assert state is not None and state.step == state.steps == len(run.plan.levels) - 1
+                assert isinstance(state, State) and state.step == state.steps == len(run.plan.levels) - 1
                 torch.testing.assert_close(state.x, state.x0, rtol=1e-12, atol=1e-12)  # sigma is 0: the state is the picture
                 assert bool((state.x.abs() < limits[run]).all())
                 torch.testing.assert_close(state.x, state.x[:1].expand_as(state.x), rtol=1e-5, atol=1e-5)  # whatever the prediction
@@ -436,13 +436,24 @@ def test_names_and_options():
     with pytest.raises(UnknownName, match="unknown option of sampler 'ddim' 'etta': did you mean 'eta'"):
         plan(SD, "ddim", etta=1.0)
     with pytest.raises(UnknownName, match="unknown variance 'betta': did you mean 'beta'"):
-        Run(ones(), plan(SD, "ddpm", variance="betta"), NoNoise())
+        solver("ddpm").with_options({"variance": "betta"})
 
 
-@pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan])
-def test_impossible_eta(eta: float):
-    with pytest.raises(ArgumentError, match=r"got eta .*: expected a number from 0"):
-        Run(ones(), plan(SD, "ddim", eta=eta), NoNoise())
+@pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan, math.inf, True, "1", None])
+def test_impossible_eta(eta: object):
+    with pytest.raises(ArgumentError, match=r"got eta .* as option of sampler 'ddim': expected a number from 0 to 1"):
+        plan(SD, "ddim", eta=eta)
+
+
+def test_an_option_without_a_range_is_a_finite_number():
+    def churned(step: Step, *, churn: float = 0.0) -> Solution:
+        return (yield step.x, step.here)
+
+    row = Solver("churned", churned, 1, 1, True, "")
+    row.with_options({"churn": -3})
+    for value in (math.inf, math.nan, 10**400, "3", False):
+        with pytest.raises(ArgumentError, match=r"got churn .*: expected a finite number"):
+            row.with_options({"churn": value})
 
 
 def test_half_logsnr_at_the_ends():

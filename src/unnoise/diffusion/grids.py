@@ -48,6 +48,8 @@ def grid(schedule: Schedule, spacing: str | None, steps: int, *, offset: int = 0
         times = (times + offset * _unit(schedule)).clamp(max=schedule.start)
     times = torch.cat([times, torch.tensor([last], dtype=torch.float64)])
     apart = times[:-1] - times[1:] > SAME * (schedule.start - schedule.end)
+    if not bool(apart.any()):
+        raise ArgumentError(f"got {steps} steps, spacing {name!r} and ending {ending!r}, which hold one time: ask for more steps")
     return times[torch.cat([apart, torch.tensor([True])])]
 
 

@@ -31,7 +31,7 @@ class Guidance:
     negative: Cond
     scale: Tensor
     rescale: Tensor
-    low: Tensor  # guidance acts where low <= sigma / (alpha + sigma) <= high (Kynkäänniemi et al. 2024); elsewhere the scale is 1
+    low: Tensor  # guidance acts where low <= sigma / (alpha + sigma) <= high (Kynkäänniemi et al. 2024); else the scale is 1, but 0 stays
     high: Tensor
 
     @staticmethod
@@ -94,9 +94,10 @@ class Guided:
         return Estimate(guided, torch.where(alone, *reversed(_split(variance, ask_positive, ask_negative))))
 
     def _scale_at(self, t: Tensor, cond: Guidance) -> Tensor:
-        """The scale that holds at these times; outside the interval 1."""
+        """The scale that holds at these times; outside the interval 1, but 0, which ignores the prompt, ignores it everywhere."""
         share = torch.sigmoid(-self.schedule.logsnr(t) / 2).to(cond.low.device)
-        return torch.where((share >= cond.low) & (share <= cond.high), cond.scale, 1.0)
+        inside = (share >= cond.low) & (share <= cond.high)
+        return torch.where(inside | (cond.scale == 0), cond.scale, 1.0)
 
     def _join(self, x: Tensor, t: Tensor, positive: Tensor, negative: Tensor, scale: Tensor, cond: Guidance) -> Tensor:
         """Rows guided, rows of the condition alone (scale 1) and unconditional rows (scale 0), each exactly."""

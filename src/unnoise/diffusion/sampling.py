@@ -17,7 +17,7 @@ from unnoise.diffusion.grids import grid
 from unnoise.diffusion.noise import Noise, Streams
 from unnoise.diffusion.schedules import Discrete, Schedule
 from unnoise.diffusion.solvers import Level, Past, Solution, Step, solver
-from unnoise.errors import ArgumentError, NonFiniteError
+from unnoise.errors import ArgumentError, NonFiniteError, UnnoiseError
 
 
 class Estimate(NamedTuple):
@@ -152,8 +152,11 @@ class Run:
         return state
 
 
-def advance(runs: Sequence[Run], denoiser: Denoiser) -> list[State | None]:
+def advance(runs: Sequence[Run], denoiser: Denoiser) -> list[State | UnnoiseError | None]:
     """One call of the denoiser that answers the question of every run; gives the state of each that completed a step.
+
+    A run that cannot go on (NonFiniteError, a learned variance that is not there) gets its error in the list, not raised, so that the
+    others go on; it must not be asked again.
 
     All runs must be unfinished and have images of one shape, dtype and device. The denoiser is given t there too, but for Apple's GPUs,
     which have no float64: there it stays on the CPU.
@@ -167,13 +170,22 @@ def advance(runs: Sequence[Run], denoiser: Denoiser) -> list[State | None]:
     answer = denoiser(x, t) if first is None else denoiser(x, t, first.stack(conds))
     estimate = answer if isinstance(answer, Estimate) else Estimate(answer)
     variances = [None] * len(runs) if estimate.variance is None else estimate.variance.split(counts)
-    return [run.answer(Estimate(x0, variance)) for run, x0, variance in zip(runs, estimate.x0.split(counts), variances, strict=True)]
+    return [_answer(run, Estimate(x0, variance)) for run, x0, variance in zip(runs, estimate.x0.split(counts), variances, strict=True)]
+
+
+def _answer(run: Run, estimate: Estimate) -> State | UnnoiseError | None:
+    try:
+        return run.answer(estimate)
+    except UnnoiseError as error:
+        return error
 
 
 def stream(run: Run, denoiser: Denoiser) -> Iterator[State]:
-    """The states of one run, step by step."""
+    """The states of one run, step by step. Raises NonFiniteError."""
     while not run.done:
         state = advance([run], denoiser)[0]
+        if isinstance(state, UnnoiseError):
+            raise state
         if state is not None:
             yield state
 
@@ -195,9 +207,12 @@ def sample(
     """Carry x from the first time to the last.
 
     denoiser: any callable (x, t) -> x_0, with cond as a third argument where one is given. x (b, ...): the state at the first time.
-    seed: image i of the batch draws its noise from seed + i; or a Noise of your own. options: the sampler's, such as eta.
+    seed: image i of the batch draws its noise from seed + i, after the one noise that x may have been made of; or a Noise of your own,
+    used from where it stands. options: the sampler's, such as eta.
     """
     noise = Streams(range(seed, seed + len(x))) if isinstance(seed, int) else seed
+    if isinstance(seed, int):
+        noise.draw(x)  # dropped: a step that drew it again would add the very noise that is in x
     run = Run(x, plan(schedule, sampler, steps, spacing, times, **options), noise, cond)
     for state in stream(run, denoiser):
         x = state.x

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -116,8 +118,6 @@ def heun(step: Step) -> Solution:
 
 def ddim(step: Step, *, eta: float = 0.0) -> Solution:
     """Song et al. 2021, eq. 12 and 16: eta 0 is deterministic, eta 1 has DDPM's posterior variance."""
-    if not 0 <= eta <= 1:
-        raise ArgumentError(f"got eta {eta}: expected a number from 0 (deterministic) to 1 (DDPM's variance)")
     x0 = yield step.x, step.here
     if eta == 0:
         return step.toward(x0)
@@ -126,17 +126,12 @@ def ddim(step: Step, *, eta: float = 0.0) -> Solution:
     return step.next.alpha * x0 + kept * step.eps(x0) + noise * step.noise.draw(step.x)
 
 
-VARIANCES = ("posterior", "beta", "learned_range")
-
-
 def ddpm(step: Step, *, variance: str = "posterior") -> Solution:
     """Ancestral sampling (Ho et al. 2020, algorithm 2) between any two levels (Kingma et al. 2021, eq. 25).
 
     variance: "posterior" (beta tilde, fixed small), "beta" (fixed large), or "learned_range", between the two as the network says
     (Nichol & Dhariwal 2021, eq. 15). The step onto the data adds none.
     """
-    if variance not in VARIANCES:
-        raise UnknownName("variance", variance, VARIANCES)
     x0 = yield step.x, step.here
     t, s = step.here, step.next
     beta = _beta(t, s)
@@ -181,6 +176,10 @@ def _spread(step: Step, variance: str, beta: float) -> float | Tensor:
     return (0.5 * (part * math.log(beta) + (1 - part) * math.log(max(small, 1e-20)))).exp()
 
 
+NAMES = {"variance": ("posterior", "beta", "learned_range")}  # what options of these names may be
+RANGES = {"eta": (0.0, 1.0)}
+
+
 @dataclass(frozen=True)
 class Solver:
     """A row of the table. `order`: of the error at a fixed time as steps shrink (weak order where stochastic)."""
@@ -199,11 +198,22 @@ class Solver:
         return {parameter.name: parameter.default for parameter in parameters}
 
     def with_options(self, options: dict[str, Any]) -> Callable[[Step], Solution]:
-        """The step with options set; raises UnknownName for one that it does not have."""
-        for name in options:
+        """The step with options set; raises UnknownName for one that it does not have, ArgumentError for a value that is not allowed."""
+        for name, value in options.items():
             if name not in self.options:
                 raise UnknownName(f"option of sampler {self.name!r}", name, self.options)
+            self._check(name, value)
         return partial(self.step, **options) if options else self.step
+
+    def _check(self, name: str, value: Any) -> None:
+        if name in NAMES:
+            if value not in NAMES[name]:
+                raise UnknownName(name, value, NAMES[name])
+            return
+        low, high = RANGES.get(name, (-sys.float_info.max, sys.float_info.max))
+        if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # type: ignore[operator]  # NaN fails too
+            expected = f"a number from {low:g} to {high:g}" if name in RANGES else "a finite number"
+            raise ArgumentError(f"got {name} {value!r} as option of sampler {self.name!r}: expected {expected}")
 
 
 SOLVERS = {

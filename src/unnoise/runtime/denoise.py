@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from unnoise.conditioning import Cond
 from unnoise.diffusion.predictions import Prediction
+from unnoise.diffusion.sampling import Estimate
 from unnoise.diffusion.schedules import Schedule
 
 
 @dataclass(frozen=True)
 class NetworkDenoiser:
-    """Asks the network in its own dtype; answers in the dtype of x.
+    """Asks the network in its own dtype; answers in the dtype of x. Of twice the channels of x, the second half is a learned variance.
 
     rows: the network always sees this many images, the last group filled up. A matrix product may round a row differently when it has more
     or fewer companions; with a fixed number, a picture is the same to the last bit alone and in any batch. None: all at once.
@@ -25,12 +26,14 @@ class NetworkDenoiser:
     prediction: Prediction
     rows: int | None = None
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor | Estimate:
         shape = (-1, *[1] * (x.ndim - 1))
         alpha, sigma = (value.to(x).view(shape) for value in (self.schedule.alpha(t), self.schedule.sigma(t)))
         scaled = (self.prediction.scale_in(alpha, sigma) * x).to(next(self.network.parameters()).dtype)
         output = self._ask(scaled, self.schedule.timestep(t).to(x.device, torch.float32), cond)
-        return self.prediction.x0(output.to(x.dtype), x, alpha, sigma)
+        said, *variance = output.to(x.dtype).split(x.shape[1], dim=1)
+        x0 = self.prediction.x0(said, x, alpha, sigma)
+        return Estimate(x0, *variance) if variance else x0
 
     def _ask(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         if self.rows is None:
