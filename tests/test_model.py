@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from safetensors.torch import load_file, save_file
 import unnoise
 from unnoise.checkpoints import native
 from unnoise.checkpoints.specs import Defaults, ModelSpec, ScheduleSpec
+from unnoise.diffusion.noise import Streams
 from unnoise.diffusion.solvers import SOLVERS
 from unnoise.errors import ArgumentError, FileError, NonFiniteError, UnknownName
-from unnoise.model import BUILTIN, Model, Result, arguments
+from unnoise.model import BUILTIN, Model, Progress, Result, arguments
 from unnoise.networks import tokenizers
 from unnoise.networks.dit import DiTConfig
 from unnoise.networks.text import CLIPTextConfig
@@ -32,6 +34,7 @@ BACKBONES = {
     "draft": {"unet": UNetConfig(6, 3, widths=(32,), blocks=1, depths=(0,), mid_depth=0, context_width=0, pooled_width=16, patch=4)},
     "dit": {"dit": DiTConfig(3, patch=4, width=32, depth=1, heads=2, learn_sigma=False, context_width=16, pooled_width=16)},
 }
+LEARNED = {"sigma": {"dit": DiTConfig(3, patch=4, width=32, depth=1, heads=2, learn_sigma=True, context_width=16, pooled_width=16)}}
 PROMPTS = ["a red apple", "파란 자동차", "a black cat"]
 
 
@@ -41,7 +44,7 @@ def write(path: Path, backbone: str = "unet", dtype: torch.dtype = torch.float32
     text = CLIPTextConfig(
         tokenizer.pieces.get_vocab_size(), 12, 16, layers=1, heads=2, mlp=32, projection=48 * (backbone == "draft"), end_token=tokenizer.end
     )
-    spec = ModelSpec(name="tiny", size=16, multiple=4, text=text, **BACKBONES[backbone], **more)
+    spec = ModelSpec(name="tiny", size=16, multiple=4, text=text, **{**BACKBONES, **LEARNED}[backbone], **more)
     generator = torch.Generator().manual_seed(5)
     shapes = {name: p.shape for name, p in spec.build("meta").named_parameters()}
     native.save(path, spec, tokenizer, {name: (torch.randn(shape, generator=generator) / 8).to(dtype) for name, shape in shapes.items()})
@@ -119,6 +122,29 @@ def test_generate_is_the_end_of_the_stream(model):
     assert [picture.tobytes() for picture in last.images] == [picture.tobytes() for picture in result.images]
 
 
+def test_generate_holds_one_step_at_a_time(unet, monkeypatch):
+    """And the one that is being made: a thousand steps are not a thousand states."""
+    import unnoise.model as module
+
+    made, alive = [], []
+
+    def counted(*given):
+        made.append(weakref.ref(step := Progress(*given)))
+        alive.append(sum(ref() is not None for ref in made))
+        return step
+
+    monkeypatch.setattr(module, "Progress", counted)
+    unet.generate("x", seed=1, num_inference_steps=6)
+    assert len(made) == 6 and max(alive) == 2
+
+
+def test_latents_take_part_in_autograd(unet):
+    result = unet.generate("x", seed=1, num_inference_steps=1, output_type="pt")
+    weight = torch.ones(1, requires_grad=True)
+    ((result.latents * weight).sum() + (result.images * weight).sum()).backward()
+    assert weight.grad is not None and not result.latents.requires_grad
+
+
 def test_leaving_the_loop_stops_the_work_and_leaves_the_model_as_it_was(unet, monkeypatch):
     whole, asked = latents(unet, num_inference_steps=9), []
     for state in unet.stream("a red apple", seed=7, num_inference_steps=9):
@@ -157,6 +183,27 @@ def test_latents_take_the_place_of_the_seed(unet):
     assert torch.equal(given, latents(unet, PROMPTS[:2], seed=7))  # the stream of seed 7 begins with that noise
     assert torch.equal(latents(unet, PROMPTS[:2], latents=noise.double()), given)
     assert not torch.equal(latents(unet, PROMPTS[:2], latents=noise.flip(0)), given)
+
+
+@pytest.mark.parametrize("sampler, options", [("ddpm", {}), ("ddim", {"eta": 1.0}), ("dpmpp_2m", {})])
+def test_the_seeds_own_noise_as_latents_is_the_seed(unet, sampler, options):
+    """A stochastic sampler goes on in the stream behind it, given or not."""
+    noise = Streams([7, 8]).draw(torch.empty(2, 3, 16, 16))
+    asked = {"sampler": sampler, "sampler_options": options}
+    assert torch.equal(latents(unet, PROMPTS[:2], latents=noise, **asked), latents(unet, PROMPTS[:2], **asked))
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_a_model_with_a_learned_variance(tmp_path, scale):
+    """A DiT of twice the channels, through ddpm: its own variance is neither of the two that the schedule knows."""
+    path = write(tmp_path / "sigma.safetensors", "sigma", prediction="v", schedule=ScheduleSpec(kind="vp"))
+    asked = {"sampler": "ddpm", "guidance_scale": scale}
+    own = unnoise.load(path)
+    found = [latents(own, **asked, sampler_options={"variance": name}) for name in ("learned_range", "beta", "posterior")]
+    assert all(x.shape == (1, 3, 16, 16) and bool(torch.isfinite(x).all()) for x in found)
+    assert not any(torch.equal(a, b) for a, b in ((found[0], found[1]), (found[0], found[2]), (found[1], found[2])))
+    record = own.generate("x", seed=1, num_inference_steps=1, sampler="ddpm", sampler_options={"variance": "beta"}).metadata[0]
+    assert record["sampler_options"] == {"variance": "beta"}
 
 
 def test_a_model_of_a_table_of_times(tmp_path):
@@ -241,13 +288,25 @@ def test_wrong_values_are_refused_before_anything_runs(unet, monkeypatch, name):
         assert expected in message and named and "\n" not in message and len(message) < 300, (value, message)
 
 
+@pytest.mark.parametrize("sampler, options", [("ddim", {"eta": 2}), ("ddim", {"eta": math.inf}), ("ddpm", {"variance": "betta"})])
+def test_options_that_the_sampler_does_not_allow_are_refused_with_the_call(unet, sampler, options):
+    with pytest.raises(ArgumentError, match=next(iter(options))):
+        unet.stream("x", sampler=sampler, sampler_options=options)
+
+
 def test_latents_that_are_not_finite_are_refused(unet):
     with pytest.raises(ArgumentError, match="latents that are not finite"):
         unet.stream("x", latents=NOT_FINITE)
 
 
 @pytest.mark.parametrize(
-    "wrong, near", [("num_steps", "num_inference_steps"), ("guidance", "guidance_scale"), ("negativ_prompt", "negative_prompt")]
+    "wrong, near",
+    [
+        ("num_steps", "num_inference_steps"),
+        ("steps", "num_inference_steps"),
+        ("guidance", "guidance_scale"),
+        ("negativ_prompt", "negative_prompt"),
+    ],
 )
 def test_an_unknown_argument_names_the_nearest(unet, wrong, near):
     with pytest.raises(UnknownName, match=f"unknown argument '{wrong}': .*'{near}'"):
@@ -280,6 +339,15 @@ def test_a_record_names_file_weights_and_place(unet, files):
     assert record["model"] == str(files["unet"]) and record["version"] == unnoise.__version__
     assert (record["dtype"], record["device"]) == ("float32", "cpu")
     assert record["model_hash"] == unet.hash and len(unet.hash) == 10 and unet.hash != unnoise.load(files["dit"]).hash
+
+
+def test_a_record_counts_the_tokens_that_did_not_fit(unet):
+    """The tiny tokenizer holds ten between start and end; a letter that it never saw is a token."""
+    asked = {"seed": 1, "num_inference_steps": 1}
+    made = unet.generate(["a red apple", "q w q w q w q w q w q w q"], negative_prompt=["", "q w q w q w q w q w q"], **asked)
+    assert ["dropped_tokens" in record for record in made.metadata] == [False, True]
+    assert made.metadata[1]["dropped_tokens"] == 3 + 1
+    assert "dropped_tokens" not in arguments(made.metadata[1])
 
 
 # Files
@@ -432,6 +500,23 @@ def test_unknown_names_and_places(files):
     if not torch.cuda.is_available():
         with pytest.raises(ArgumentError, match="which this machine does not have"):
             unnoise.load(files["unet"], device="cuda")
+
+
+@pytest.mark.parametrize("wrong", [5, None, 1.5, ["emoji"], b"emoji"])
+def test_what_names_no_model(wrong):
+    with pytest.raises(ArgumentError, match=r"got model .*: expected a name that unnoise.models\(\) lists, or the path of a .safetensors"):
+        unnoise.load(wrong)
+
+
+@pytest.mark.parametrize("name", ["emoji", "", "folder/model.ckpt"])
+def test_an_unknown_model_where_none_is_known(name, monkeypatch, tmp_path):
+    import unnoise.model as module
+
+    monkeypatch.setattr(module, "BUILTIN", tmp_path)
+    with pytest.raises(UnknownName) as refused:
+        unnoise.load(name)
+    assert str(refused.value).endswith(": expected a name that unnoise.models() lists, or the path of a .safetensors file")
+    assert str(tmp_path) not in str(refused.value)
 
 
 def test_the_list_of_models_reads_headers_only(files, monkeypatch, tmp_path):

@@ -28,10 +28,11 @@ class ArgumentError(UnnoiseError, ValueError):
 class UnknownName(ArgumentError):
     """A name that the registry does not hold."""
 
-    def __init__(self, kind: str, name: object, known: Iterable[str]):
+    def __init__(self, kind: str, name: object, known: Iterable[str], expected: str = ""):
         known = sorted(known)
         near = nearest(str(name), known)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}" if known else ""
+        hint = f"{hint} ({expected})" if hint and expected else hint or expected or "there are none"
         super().__init__(f"unknown {kind} {name!r}: {hint}")
 
 
@@ -55,5 +56,7 @@ class NonFiniteError(UnnoiseError):
 
 
 def nearest(name: str, known: Iterable[str], n: int = 2) -> list[str]:
-    """The known names that look most like `name`, best first."""
-    return difflib.get_close_matches(name, list(known), n=n, cutoff=0.55)
+    """The known names that look most like `name`, best first; then those that contain it, as `num_inference_steps` does `steps`."""
+    known = list(known)
+    alike = difflib.get_close_matches(name, known, n=n, cutoff=0.55)
+    return [*alike, *(other for other in known if len(name) > 2 and name in other and other not in alike)][:n]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,7 +71,8 @@ class Model:
         self.spec, self.tokenizer, self.networks, self.file = spec, tokenizer, networks, file
         self.schedule = spec.schedule.build()
         self.prediction = predictions.prediction(spec.prediction)
-        rows = 2 if self.device.type == "cpu" else None  # on a CPU, where it costs nothing, a picture never depends on its batch
+        # On a CPU a picture never depends on its batch. The price: a single picture without guidance is computed twice.
+        rows = 2 if self.device.type == "cpu" else None
         denoiser = NetworkDenoiser(networks["network"], self.schedule, self.prediction, rows)
         self.denoiser = Guided(denoiser, self.schedule, self.prediction)
 
@@ -95,8 +97,7 @@ class Model:
 
     def generate(self, prompt: str | Sequence[str], **arguments: Any) -> Result:
         """Pictures of a prompt, or of each of several. The arguments are those of `stream`."""
-        *_, last = self.stream(prompt, **arguments)
-        return last.result()
+        return deque(self.stream(prompt, **arguments), maxlen=1).pop().result()
 
     def stream(
         self,
@@ -120,15 +121,15 @@ class Model:
     ) -> Iterator[Progress]:
         """The same as `generate`, step by step; leaving the loop cancels. None means the model's own default.
 
-        guidance_scale: 1 is the prompt alone at half the cost, 0 ignores it. guidance_interval: shares of noise, 0 clean and 1 pure noise,
-        between which guidance acts. seed: picture i takes seed + i; None draws one. latents: unit-variance noise (b, c, h, w) instead of
-        the seeds' own. sampler_options: such as {"eta": 0.5} for ddim. output_type: "pil", "numpy", "pt" or "latent". Wrong values raise
-        ArgumentError before anything runs.
+        guidance_scale: 1 is the prompt alone with half the evaluations, 0 ignores it. guidance_interval: shares of noise, 0 clean and 1
+        pure noise, between which guidance acts. seed: picture i takes seed + i; None draws one. latents: unit-variance noise (b, c, h, w)
+        instead of the seeds' own. sampler_options: such as {"eta": 0.5} for ddim. output_type: "pil", "numpy", "pt" or "latent". Wrong
+        values raise ArgumentError before anything runs.
         """
         asked = request(self.spec, **{key: value for key, value in locals().items() if key not in ("self", "unknown")}, unknown=unknown)
         return self._stream(asked, self._start(asked, latents))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _stream(self, asked: Request, latents: Tensor | None) -> Iterator[Progress]:
         for state in sampling.stream(self.run(asked, latents), self.denoiser):
             yield Progress(state.step, state.steps, state.x, state.x0, asked, self)
@@ -137,9 +138,9 @@ class Model:
         """The trajectory of a request, for a driver that holds several."""
         plan = self.plan(asked)
         noise = Streams(asked.seeds)
+        drawn = noise.draw(torch.empty(self._shape(asked), device=self.device))  # first also where it is not used: see `sample`
         given = self._start(asked, latents)
-        start = noise.draw(torch.empty(self._shape(asked), device=self.device)) if given is None else given
-        return Run(sampling.initial(start, plan), plan, noise, self.guidance(asked))
+        return Run(sampling.initial(drawn if given is None else given, plan), plan, noise, self.guidance(asked))
 
     def _shape(self, asked: Request) -> tuple[int, ...]:
         return (len(asked.prompts), self.spec.channels, asked.height, asked.width)
@@ -172,7 +173,7 @@ class Model:
         return [Image.fromarray(picture) for picture in pixels]
 
     def describe(self, asked: Request) -> list[dict[str, Any]]:
-        """One record a picture, ready for JSON."""
+        """One record a picture, ready for JSON. "model" is the name, or the file's path just as `load` was given it, folders and all."""
         common = {
             "model": self.spec.name if self.file is None or self.file.parent == BUILTIN else str(self.file),
             "model_hash": self.hash,
@@ -181,8 +182,13 @@ class Model:
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
         }
-        rows = zip(asked.prompts, asked.negative_prompts, asked.seeds, strict=True)
-        return [{**common, "prompt": prompt, "negative_prompt": negative, "seed": seed} for prompt, negative, seed in rows]
+        rows = zip(asked.prompts, asked.negative_prompts, asked.seeds, self._dropped(asked), strict=True)
+        return [{**common, "prompt": prompt, "negative_prompt": negative, "seed": seed, **cut} for prompt, negative, seed, cut in rows]
+
+    def _dropped(self, asked: Request) -> list[dict[str, int]]:
+        """Of each picture how many text tokens the model never saw; nothing where all fitted."""
+        pairs = zip(*(self.tokenizer(texts).dropped for texts in (asked.prompts, asked.negative_prompts)), strict=True)
+        return [{"dropped_tokens": sum(pair)} if any(pair) else {} for pair in pairs]
 
     def save(self, path: str | Path) -> None:
         """One .safetensors file, with everything `load` needs."""
@@ -192,7 +198,7 @@ class Model:
 def arguments(metadata: dict[str, Any]) -> dict[str, Any]:
     """What `load` (as "model") and `generate` are given to make a picture again from its record."""
     names = {"steps": "num_inference_steps"}
-    unused = ("model_hash", "version", "dtype", "device")
+    unused = ("model_hash", "version", "dtype", "device", "dropped_tokens")
     return {names.get(key, key): value for key, value in metadata.items() if key not in unused}
 
 
@@ -233,7 +239,18 @@ def load(model: str | Path = "emoji", *, dtype: str = "auto", device: str = "aut
     Raises UnknownName, ArgumentError or FileError.
     """
     where = devices.device(device)
-    path = Path(model) if Path(model).suffix == ".safetensors" else BUILTIN / f"{model}.safetensors"
-    if path.parent == BUILTIN and not path.is_file():
-        raise UnknownName("model", str(model), [p.stem for p in BUILTIN.glob("*.safetensors")])
+    path = _place(model)
     return Model(*native.load(path, devices.dtype(dtype, where), where), file=path)
+
+
+def _place(model: str | Path) -> Path:
+    """The file of a model: a path as it is, a name among those that come with the package."""
+    expected = "a name that unnoise.models() lists, or the path of a .safetensors file"
+    if not isinstance(model, str | Path):
+        raise ArgumentError(f"got model {model!r}: expected {expected}")
+    if Path(model).suffix == ".safetensors":
+        return Path(model)
+    path = BUILTIN / f"{model}.safetensors"
+    if not path.is_file():
+        raise UnknownName("model", str(model), [p.stem for p in BUILTIN.glob("*.safetensors")], f"expected {expected}")
+    return path

@@ -99,7 +99,7 @@ def _settings(
     if not isinstance(options, Mapping):
         raise ArgumentError(f"got sampler_options {options!r}: expected a dict such as {{'eta': 0.5}}")
     solver(sampler).with_options(dict(options))
-    options = {name: _number(f"sampler_options[{name!r}]", value, 0, 100) for name, value in options.items()}
+    options = {name: value if isinstance(value, str) else float(value) for name, value in options.items()}  # for JSON
     if spacing is None:
         spacing = defaults.spacing if sampler == defaults.sampler else None
     else:

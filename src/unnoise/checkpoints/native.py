@@ -27,8 +27,8 @@ def save(path: Path, spec: ModelSpec, tokenizer: Tokenizer, weights: dict[str, T
     files.write(path, weights, header)
 
 
-def load(path: Path, dtype: torch.dtype | None, device: torch.device) -> tuple[ModelSpec, Tokenizer, nn.ModuleDict]:
-    """The spec, the tokenizer and the networks in eval mode; dtype None keeps the stored one. Raises FileError with one line."""
+def load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[ModelSpec, Tokenizer, nn.ModuleDict]:
+    """The spec, the tokenizer and the networks in eval mode. Raises FileError with one line."""
     with files.opened(path, str(device)) as file:
         spec, tokenizer = _header(path, file.metadata() or {})
         weights = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # the keys of a file, which is no dict
@@ -43,7 +43,11 @@ def read_spec(path: Path) -> ModelSpec:
 
 def file_hash(path: Path) -> str:
     """The first ten hexadecimal digits of the file's sha256: what pictures are marked with."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):  # whole, it would stand in memory a second time
+            found.update(block)
+    return found.hexdigest()[:10]
 
 
 def _header(path: Path, metadata: dict[str, str]) -> tuple[ModelSpec, Tokenizer]:
