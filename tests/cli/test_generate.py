@@ -112,6 +112,8 @@ def test_what_the_model_did_not_read_is_noticed(fake):
         f'note: 1 token of "{long}" did not fit and was ignored',
         f'note: 2 tokens of "{longer}" did not fit and were ignored',
     ]
+    both = fake("generate", long, "--negative-prompt", "blurry", "--out", "both.png").err
+    assert f'note: 1 token of "{long}" and its negative prompt did not fit and was ignored' in both
     report = json.loads(outcome.out)
     assert "dropped_tokens" not in report["settings"]
     with Image.open(report["pictures"][0]["path"]) as image:

@@ -57,10 +57,13 @@ def save_sheet(result: Any, out: Path) -> str | None:
 
 
 def dropped(metadata: list[dict]) -> list[str]:
-    """A line for each prompt whose end the model did not read."""
-    counts = {settings["prompt"]: settings["dropped_tokens"] for settings in metadata if settings.get("dropped_tokens")}
+    """A line for each prompt whose end the model did not read; the record counts it together with its negative prompt."""
+    cut = [settings for settings in metadata if settings.get("dropped_tokens")]
+    texts = {
+        f'"{one["prompt"]}"' + (" and its negative prompt" if one.get("negative_prompt") else ""): one["dropped_tokens"] for one in cut
+    }
     words = {True: ("token", "was"), False: ("tokens", "were")}
-    return [f'{n} {words[n == 1][0]} of "{prompt}" did not fit and {words[n == 1][1]} ignored' for prompt, n in counts.items()]
+    return [f"{n} {words[n == 1][0]} of {text} did not fit and {words[n == 1][1]} ignored" for text, n in texts.items()]
 
 
 def file_name(seed: int, prompt: str) -> str:
