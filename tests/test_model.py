@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import math
@@ -351,6 +352,12 @@ def test_a_record_counts_the_tokens_that_did_not_fit(unet):
 
 
 # Files
+
+
+def test_the_hash_is_that_of_the_whole_file(tmp_path):
+    path = tmp_path / "long"
+    path.write_bytes(b"unnoise" * 400_000)  # more than two blocks, and a part of one
+    assert native.file_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()[:10]
 
 
 def test_saved_and_loaded_is_the_same_model(model, tmp_path):
