@@ -93,6 +93,21 @@ def test_the_library_refuses_in_one_line_by_the_options_that_were_typed(command,
     assert not Path("outputs").exists()
 
 
+def test_a_model_file_whose_defaults_do_not_exist(command, tiny):
+    """Refused when it is loaded, not in the middle of a request."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(tiny, "pt") as file:
+        header = file.metadata()
+    spec = json.loads(header["spec"])
+    spec["defaults"]["sampler"] = "eular"
+    save_file(load_file(tiny), "bad.safetensors", {**header, "spec": json.dumps(spec)})
+    outcome = command("generate", "an apple", "--model", "bad.safetensors")
+    assert (outcome.code, outcome.out) == (2, "") and outcome.err.count("\n") == 1, outcome
+    assert "defaults.sampler" in outcome.err and "did you mean 'euler'" in outcome.err
+
+
 @built_in
 def test_a_misspelt_built_in_model(command):
     assert "did you mean 'emoji'" in command("generate", "an apple", "--model", "emojy").err
