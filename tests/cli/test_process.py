@@ -44,7 +44,14 @@ def test_help_is_quick(tmp_path):
 def test_ctrl_c_stops_within_a_step_and_leaves_no_file(tmp_path, after):
     command = [sys.executable, str(FAKE), "generate", "an apple", "--steps", "1000"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(FAKE_STEP_SECONDS="0.1")
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(FAKE_STEP_SECONDS="0.1"),
+        # a shell's background job passes on that it ignores Ctrl-C; a person's command does not
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     time.sleep(0.5 + after)
     process.send_signal(signal.SIGINT)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unnoise.errors import FileError
+from unnoise.errors import ArgumentError, FileError
 from unnoise.networks.tokenizers import Tokenizer, clip, learn, read
 
 
@@ -66,8 +66,8 @@ CAPTIONS = ["a red apple", "a green apple", "빨간 사과", "초록 사과", "a
 
 
 def test_learnt_pieces_are_words() -> None:
-    tokenizer = learn(CAPTIONS, vocab=320, length=12)
-    assert tokenizer.pieces.get_vocab_size() <= 320
+    tokenizer = learn(CAPTIONS, vocab=600, length=12)
+    assert tokenizer.pieces.get_vocab_size() <= 600
     texts = ["a red apple", "빨간 사과", "A  GREEN\tcar"]
     ids, dropped = tokenizer(texts)
     assert ids.shape == (3, 12)
@@ -81,13 +81,28 @@ def test_learnt_pieces_are_words() -> None:
 
 
 def test_a_learnt_file_reads_back_the_same(tmp_path: Path) -> None:
-    one = learn(CAPTIONS, vocab=320, length=12)
+    one = learn(CAPTIONS, vocab=600, length=12)
     one.save(tmp_path / "t.json")
     assert read(tmp_path / "t.json", 12)(CAPTIONS).ids.equal(one(CAPTIONS).ids)
 
 
 def test_what_does_not_fit_is_counted() -> None:
-    tokenizer = learn(CAPTIONS, vocab=320, length=4)
+    tokenizer = learn(CAPTIONS, vocab=600, length=4)
     ids, dropped = tokenizer(["a red apple", "apple"])
     assert dropped == [1, 0]
     assert ids[0, -1] == tokenizer.end
+
+
+def test_learning_is_the_same_every_time() -> None:
+    assert learn(CAPTIONS, vocab=600, length=12).pieces.to_str() == learn(CAPTIONS, vocab=600, length=12).pieces.to_str()
+
+
+def test_no_letter_is_lost_to_captions_that_lack_it() -> None:
+    tokenizer = learn(CAPTIONS, vocab=600, length=40)
+    (row,) = tokenizer(["q ζ 🦓"]).ids.tolist()
+    assert row.index(tokenizer.end) == 1 + 1 + 2 + 4  # start, then one piece a byte
+
+
+def test_a_vocabulary_too_small_for_the_bytes_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="514"):
+        learn(CAPTIONS, vocab=513, length=12)

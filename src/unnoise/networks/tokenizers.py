@@ -12,7 +12,7 @@ import torch
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from unnoise.errors import FileError
+from unnoise.errors import ArgumentError, FileError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 # CLIP splits text into words, single digits and runs of punctuation before it pairs bytes.
@@ -74,6 +74,8 @@ def learn(texts: Iterable[str], *, vocab: int, length: int) -> Tokenizer:
     """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     fixed = [START, END, *letters, *(letter + "</w>" for letter in letters)]
+    if vocab < len(fixed):
+        raise ArgumentError(f"got vocab {vocab}: expected at least {len(fixed)}, two for each byte and the start and end")
     rough = _byte_pairs(models.BPE(end_of_word_suffix="</w>"))
     trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=fixed, end_of_word_suffix="</w>", show_progress=False)
     rough.train_from_iterator(texts, trainer)
