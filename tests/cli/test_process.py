@@ -50,8 +50,6 @@ def test_ctrl_c_stops_within_a_step_and_leaves_no_file(tmp_path, after):
         stdout=subprocess.PIPE,
         text=True,
         env=environment(FAKE_STEP_SECONDS="0.1"),
-        # a shell's background job passes on that it ignores Ctrl-C; a person's command does not
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     time.sleep(0.5 + after)
     process.send_signal(signal.SIGINT)

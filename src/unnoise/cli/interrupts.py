@@ -20,7 +20,7 @@ def deferred() -> Iterator[Callable[[], bool]]:
         return
 
     def note(*given: object) -> None:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         pressed.set()
 
     before = signal.signal(signal.SIGINT, note)
