@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.unet import UNetConfig
 
 
@@ -79,4 +80,11 @@ DITS = {
     "XL/4": (1152, 28, 16, 4, 32, 675_000_704, 675_074_432, 29.0437),
     "XL/2": (1152, 28, 16, 2, 32, 674_834_720, 675_129_632, 118.6214),
     "XL/2 at 512": (1152, 28, 16, 2, 64, 674_834_720, 676_014_368, 524.5383),
+}
+
+# of latents 128x128 (1024 px) with 154 text tokens; the table of positions is a buffer and not counted
+MMDITS = {
+    "sd3-medium": (MMDiTConfig(), 2_028_328_000, 4218.68),
+    "sd3.5-large": (MMDiTConfig(width=64 * 38, depth=38, heads=38, qk_norm=True), 8_056_627_520, 14798.38),
+    "sd3.5-medium": (MMDiTConfig(qk_norm=True, dual_blocks=13, positions=384), 2_243_171_520, 5391.30),
 }

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from networks.sizes import DITS, UNETS, Size
+from networks.sizes import DITS, MMDITS, UNETS, Size
 from unnoise.conditioning import Cond
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
 from unnoise.networks.dit import DiT, DiTConfig
 from unnoise.networks.layers import position_table
+from unnoise.networks.mmdit import MMDiT, MMDiTConfig
 from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
 from unnoise.networks.unet import UNet
 
@@ -52,6 +53,15 @@ def test_dit(name: str) -> None:
     assert parameters(dit) == trainable
     assert parameters(dit) + position_table(width, side // patch, side // patch).numel() == total
     assert giga_macs(lambda: dit(x, t, cond)) == pytest.approx(macs, rel=1e-3)
+
+
+@pytest.mark.parametrize(("config", "expected", "macs"), MMDITS.values(), ids=MMDITS)
+def test_mmdit(config: MMDiTConfig, expected: int, macs: float) -> None:
+    with torch.device("meta"):
+        mmdit, x, t = MMDiT(config), torch.zeros(1, 16, 128, 128), torch.zeros(1)
+        cond = Cond(torch.zeros(1, 154, config.context_width), torch.zeros(1, config.pooled_width))
+    assert parameters(mmdit) == expected
+    assert giga_macs(lambda: mmdit(x, t, cond)) == pytest.approx(macs, rel=1e-5)
 
 
 @pytest.mark.parametrize(
