@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from networks import golden
+from unnoise import schedules
+from unnoise.conditioning import Cond
+from unnoise.diffusion import predictions
 from unnoise.networks.ncsnpp import NCSNpp, NCSNppConfig
 from unnoise.networks.unet import UNet, UNetConfig
+from unnoise.runtime.denoise import NetworkDenoiser
 
 
 def config_edm(model: dict) -> NCSNppConfig:
@@ -44,8 +48,12 @@ def config_score_sde(config: dict) -> NCSNppConfig:
     return NCSNppConfig(**common, fourier=fourier, blur=model["fir"], pyramid=pyramid, rescale=model["skip_rescale"])
 
 
-def edm(shared: Path, name: str) -> tuple[NCSNpp, golden.Tensors, dict]:
-    """(the raw network F, inputs and outputs, the record) of a golden SongUNet."""
+def edm(shared: Path, name: str) -> tuple[nn.Module, golden.Tensors, dict]:
+    """(the raw network F, inputs and outputs, the record) of golden/edm/`name`."""
+    return _edm_adm(shared) if name == "dhariwal" else _song(shared, name)
+
+
+def _song(shared: Path, name: str) -> tuple[NCSNpp, golden.Tensors, dict]:
     io, weights, record = golden.read(shared / "golden/edm" / name)
     config = config_edm(record["config"]["model"])
     network = NCSNpp(config).eval()
@@ -53,7 +61,7 @@ def edm(shared: Path, name: str) -> tuple[NCSNpp, golden.Tensors, dict]:
     return network, io, record
 
 
-def edm_adm(shared: Path) -> tuple[UNet, golden.Tensors, dict]:
+def _edm_adm(shared: Path) -> tuple[UNet, golden.Tensors, dict]:
     """EDM's DhariwalUNet. It has our U-Net's figure; the last class is no label, whose row is zeros.
 
     Its group norms have min(32, c/4) groups. Every published width has 32; these narrow ones do not.
@@ -91,7 +99,44 @@ def score_sde(shared: Path, name: str) -> tuple[NCSNpp, golden.Tensors, dict]:
     return network, io, record
 
 
-# EDM
+# EDM's three ways to make a denoiser (x, sigma, cond) -> x_0 of one network, in our words (Karras et al. 2022, table 1)
+
+Denoiser = Callable[[Tensor, Tensor, Cond], Tensor]
+
+
+def _edm_precond(network: nn.Module) -> Denoiser:
+    return NetworkDenoiser(network, schedules.edm(), predictions.edm())  # pyright: ignore[reportReturnType]
+
+
+def _vp_precond(network: nn.Module) -> Denoiser:
+    """The VP process, entered where its sigma / alpha is this sigma."""
+    vp = schedules.ContinuousVP()
+    denoiser = NetworkDenoiser(network, vp, predictions.eps)
+
+    def denoise(x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        t = vp.time(-2 * sigma.double().log())
+        return denoiser(x * vp.alpha(t).to(x).view(-1, 1, 1, 1), t, cond)  # pyright: ignore[reportReturnType]
+
+    return denoise
+
+
+def _ve_precond(network: nn.Module) -> Denoiser:
+    """sigma half as large, because score_sde's pictures lie in 0..1."""
+
+    def denoise(x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        return x + sigma.to(x).view(-1, 1, 1, 1) * network(x.float(), (sigma / 2).log().float(), cond)
+
+    return denoise
+
+
+PRECONDITIONED = {"EDMPrecond": _edm_precond, "VPPrecond": _vp_precond, "VEPrecond": _ve_precond}
+
+
+def labels(io: golden.Tensors, name: str = "class_labels") -> Cond:
+    return Cond(labels=io[name].argmax(1)) if name in io else Cond()
+
+
+# EDM's names
 
 _MLP_EDM = {"time_embedding.linear_1": "model.map_layer0", "time_embedding.linear_2": "model.map_layer1"}
 INSIDE_EDM = {
@@ -145,7 +190,7 @@ def _qkv(rows: Tensor, heads: Callable[[int], int]) -> Tensor:
     return rows.unflatten(0, (heads(len(rows) // 3), -1, 3)).movedim(2, 0).flatten(0, 2)
 
 
-# score_sde
+# score_sde's names
 
 INSIDE_SCORE_SDE = {
     r"^\.block\.": ".",

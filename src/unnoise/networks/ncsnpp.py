@@ -60,9 +60,11 @@ class NCSNppConfig:
     def __post_init__(self) -> None:
         if len(self.attend) != len(self.widths):
             raise ArgumentError(f"got attend for {len(self.attend)} levels and {len(self.widths)} widths: give one of each a level")
-        odd = sorted({c for c in (self.stem, *self.widths) if c < self.group_width or c % self.groups(c)})
+        channels = {self.stem, *self.widths, *(c for _, inputs in _up_inputs(self) for c in inputs)}
+        odd = sorted(c for c in channels if c < self.group_width or c % self.groups(c))
         if odd or self.stem % 2:
-            raise ArgumentError(f"got stem {self.stem} and widths {self.widths}: expected multiples of {max(2, 8 * self.group_width)}")
+            got = f"got stem {self.stem} and widths {self.widths}, which give group norm {odd or self.stem} channels, also in sums"
+            raise ArgumentError(f"{got}: choose multiples of 32")
 
     @property
     def emb_width(self) -> int:
