@@ -5,15 +5,16 @@
     middle: residual block, attention, residual block
     up:     [residual block of what was kept beside it] x (blocks + 1), attention behind the last; then twice the size
 
-The figure is DDPM's; the changes, in the paper's order:
+The figure is DDPM's, with less attention on the way up; the changes, in the paper's order:
 
-| change                                                        | field      | DDPM | DDPM++     | NCSN++       |
-|---------------------------------------------------------------|------------|------|------------|--------------|
-| a low-pass filter (1, 3, 3, 1) before every change of size    | blur       |      |            | yes          |
-| sums with a skip are divided by sqrt(2)                       | rescale    |      | yes        | yes          |
-| residual blocks change the size, not convolutions             | resample   | conv | residual   | residual     |
-| the picture itself joins every level of the way down          | pyramid    |      |            | yes          |
-| waves of random frequencies                                   | fourier    |      |            | yes          |
+| change                                                | field    | DDPM | DDPM++   | NCSN++   |
+|-------------------------------------------------------|----------|------|----------|----------|
+| a low-pass filter (1,3,3,1) at every change of size   | blur     |      |          | yes      |
+| sums with a skip are divided by sqrt(2)               | rescale  |      | yes      | yes      |
+| residual blocks change the size, not convolutions     | resample | conv | residual | residual |
+| more residual blocks a level                          | blocks   | 2    | 4        | 4        |
+| the picture itself joins every level on the way down  | pyramid  |      |          | yes      |
+| waves of random frequencies, for continuous noise     | fourier  |      |          | yes      |
 
 EDM's `SongUNet` and score_sde's `NCSNpp` compute the same; EDM's ADM is `UNet`. What surrounds the network (c_noise, sigma in the
 denominator, 2x - 1) is no part of it: a `Prediction` and a `Schedule` do that.
@@ -105,7 +106,7 @@ def resized(x: Tensor, to: Resize, blur: bool) -> Tensor:
 
 
 class Fourier(nn.Module):
-    """Waves of t (b,) -> (b, 2n) with n frequencies 2 pi w, w ~ N(0, 16²) drawn once (Tancik et al. 2020; Song et al. 2021, appendix C)."""
+    """Waves of t (b,) -> (b, 2n) with n frequencies 2 pi w, w ~ N(0, 16²) drawn once (Tancik et al. 2020, as Song et al. 2021 take them)."""
 
     def __init__(self, n: int):
         super().__init__()
