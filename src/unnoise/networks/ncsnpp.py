@@ -106,7 +106,7 @@ def resized(x: Tensor, to: Resize, blur: bool) -> Tensor:
 
 
 class Fourier(nn.Module):
-    """Waves of t (b,) -> (b, 2n) with n frequencies 2 pi w, w ~ N(0, 16²) drawn once (Tancik et al. 2020, as Song et al. 2021 take them)."""
+    """Waves of t (b,) -> (b, 2n) with n frequencies 2 pi w, w ~ N(0, 16²) drawn once (Tancik et al. 2020, as in Song et al. 2021)."""
 
     def __init__(self, n: int):
         super().__init__()
