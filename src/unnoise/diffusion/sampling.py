@@ -16,7 +16,8 @@ from torch import Tensor
 from unnoise.diffusion.grids import grid
 from unnoise.diffusion.noise import Noise, Streams
 from unnoise.diffusion.schedules import Discrete, Schedule
-from unnoise.diffusion.solvers import Level, Past, Solution, Step, solver
+from unnoise.diffusion.solvers import solver
+from unnoise.diffusion.steps import Level, Past, Solution, Step
 from unnoise.errors import ArgumentError, NonFiniteError, UnnoiseError
 
 
@@ -61,9 +62,6 @@ class Plan:
     step: Callable[[Step], Solution]
     straight: bool
 
-    def level(self, t: float) -> Level:
-        return _level(self.schedule, t)
-
 
 def plan(
     schedule: Schedule,
@@ -89,10 +87,6 @@ def plan(
     return Plan(schedule, tuple(map(Level, *(values.tolist() for values in scales))), step, straight)
 
 
-def _level(schedule: Schedule, t: float) -> Level:
-    return Level(t, float(schedule.alpha(t)), float(schedule.sigma(t)))
-
-
 def initial(noise: Tensor, plan: Plan) -> Tensor:
     """The state at the first time from unit-variance noise. A variance-preserving process keeps all of it: sigma there is almost 1."""
     first = plan.levels[0]
@@ -100,13 +94,13 @@ def initial(noise: Tensor, plan: Plan) -> Tensor:
 
 
 class Run:
-    """One trajectory of b images. Ask `x`, `t`; give `answer`; until `done`."""
+    """One trajectory of b images. Ask `x` and `t`, one time an image; give `answer`; until `done`. `past`: steps taken before its first."""
 
-    def __init__(self, x: Tensor, plan: Plan, noise: Noise, cond: Rows | None = None):
+    def __init__(self, x: Tensor, plan: Plan, noise: Noise, cond: Rows | None = None, past: Sequence[Past] = ()):
         self.plan, self.noise, self.cond = plan, noise, cond
         self.index = 0
         self.state = x  # at the start of the current step
-        self._past: list[Past] = []
+        self._past = list(past)
         self._begin()
 
     @property
@@ -119,14 +113,16 @@ class Run:
 
     def _begin(self) -> None:
         here, there = self.plan.levels[self.index : self.index + 2]
-        self._step = Step(self.state, here, there, self.index, self.steps, self.noise, self.plan.level, self.plan.straight, past=self._past)
+        place = (self.state, here, there, self.index, self.steps)
+        self._step = Step(*place, self.noise, self.plan.schedule, self.plan.straight, self._past)
         self._solution = self.plan.step(self._step)
         self.x, self.t = self._question(next(self._solution))
         self._first: Tensor | None = None
 
     @staticmethod
-    def _question(asked: tuple[Tensor, Level]) -> tuple[Tensor, float]:
-        return asked[0], asked[1].t
+    def _question(asked: tuple[Tensor, Level | Sequence[Level]]) -> tuple[Tensor, list[float]]:
+        x, levels = asked
+        return x, [levels.t] * len(x) if isinstance(levels, Level) else [one.t for one in levels]
 
     def answer(self, estimate: Tensor | Estimate) -> State | None:
         """Take the estimate at (x, t). Gives the state when it completed a step. Raises NonFiniteError."""
@@ -141,7 +137,7 @@ class Run:
 
     def _finish(self, x: Tensor, x0: Tensor) -> State:
         assert self._first is not None  # a solver asks at least once
-        self._past = [*self._past, Past(self._step.here, self._first)][-KEPT:]
+        self._past = [*self._past, Past(self._step.here, self._step.x, self._first)][-KEPT:]
         self.state = x
         self.index += 1
         if not bool(torch.isfinite(x).all()):
@@ -163,7 +159,7 @@ def advance(runs: Sequence[Run], denoiser: Denoiser) -> list[State | UnnoiseErro
     """
     x = torch.cat([run.x for run in runs])
     counts = [len(run.x) for run in runs]
-    times = [run.t for run, count in zip(runs, counts, strict=True) for _ in range(count)]
+    times = [t for run in runs for t in run.t]
     t = torch.tensor(times, dtype=torch.float64, device="cpu" if x.device.type == "mps" else x.device)
     conds = [run.cond for run in runs]
     first = conds[0]

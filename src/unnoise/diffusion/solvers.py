@@ -1,195 +1,46 @@
-"""Solvers. Each is one step from time t to s < t, written as a generator: it yields a point (x, t), receives the estimate of x_0 there,
-and returns the state at s. It never calls a network, and keeps nothing outside itself: what went before is in `step.past`.
+"""The samplers that there are: one table, with each solver's order, its cost and its options.
 
-`SOLVERS` lists them with their order, which a test measures. `Step` holds what all of them compute with.
+| file           | what                                                                                     |
+|----------------|------------------------------------------------------------------------------------------|
+| steps.py       | Level, Past and Step: what a solver computes with, and how one is written                 |
+| single.py      | deterministic, without memory                                                            |
+| multistep.py   | deterministic, through estimates of the past                                             |
+| ancestral.py   | DDPM, DDIM and all that step below the next level and add noise                          |
+| stochastic.py  | the reverse-time SDE: exponential integrators, ER-SDE, SA-Solver, predictor and corrector |
+| consistency.py | for consistency functions                                                                |
 """
 
 from __future__ import annotations
 
 import inspect
-import math
-import sys
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from typing import Any
 
-from torch import Tensor
+from unnoise.diffusion import ancestral, consistency, multistep, options, single, stochastic
+from unnoise.diffusion.steps import Level, Past, Solution, Step
+from unnoise.errors import UnknownName
 
-from unnoise.diffusion.noise import Noise
-from unnoise.errors import ArgumentError, UnknownName
-
-
-@dataclass(frozen=True)
-class Level:
-    """A time and its scales, as plain float64 numbers."""
-
-    t: float
-    alpha: float
-    sigma: float
-
-    @property
-    def lam(self) -> float:
-        """log(alpha / sigma), half the logsnr; infinite at the two ends."""
-        if self.sigma == 0:
-            return math.inf
-        return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
-
-
-@dataclass(frozen=True)
-class Past:
-    """A step already taken: where it started, and the x_0 that was estimated there."""
-
-    level: Level
-    x0: Tensor
-
-
-@dataclass
-class Step:
-    """One interval of the grid, and what a solver may use on it."""
-
-    x: Tensor
-    here: Level
-    next: Level
-    index: int  # 0 for the first step
-    steps: int
-    noise: Noise
-    level: Callable[[float], Level]  # scales at any other time
-    straight: bool  # whether slopes are measured along straight flow paths; see `slope`
-    past: list[Past] = field(default_factory=list)  # newest last
-    variance: Tensor | None = None  # a learned variance that came with the last estimate, in -1..1
-
-    @property
-    def last(self) -> bool:
-        return self.index == self.steps - 1
-
-    def eps(self, x0: Tensor) -> Tensor:
-        """The noise in x, given its x_0."""
-        return (self.x - self.here.alpha * x0) / self.here.sigma
-
-    def toward(self, x0: Tensor, to: Level | None = None) -> Tensor:
-        """The state at `to` (the next level) if x_0 were known: the same noise at another level (DDIM, Song et al. 2021, eq. 12)."""
-        to = to or self.next
-        ratio = to.sigma / self.here.sigma
-        return ratio * self.x + (to.alpha - ratio * self.here.alpha) * x0
-
-    def position(self, level: Level) -> tuple[float, float]:
-        """(scale c, time u) in which the path of x / c is integrated.
-
-        c = alpha, u = sigma / alpha: Karras et al. 2022, eq. 4. A process that starts from pure noise, or all but (the cosine table: u =
-        20291, and 157 of DDPM's linear one), has steps in u so long that Heun's method overshoots by orders of magnitude. For it
-        c = alpha + sigma, u = sigma / (alpha + sigma), where rectified flow is straight. Euler's step is the same in both.
-        """
-        scale = level.alpha + level.sigma if self.straight else level.alpha
-        return scale, level.sigma / scale
-
-    def slope(self, x: Tensor, x0: Tensor, level: Level) -> Tensor:
-        """d(x/c)/du at a point: eps, or eps - x_0 along straight paths."""
-        eps = (x - level.alpha * x0) / level.sigma
-        return eps - x0 if self.straight else eps
-
-    def along(self, slope: Tensor, to: Level | None = None) -> Tensor:
-        """From x along a slope to another level."""
-        to = to or self.next
-        (c, u), (c_to, u_to) = self.position(self.here), self.position(to)
-        return c_to / c * self.x + c_to * (u_to - u) * slope
-
-
-Solution = Generator[tuple[Tensor, Level], Tensor, Tensor]
-
-
-def euler(step: Step) -> Solution:
-    """Euler's method on the probability-flow ODE: exactly DDIM with eta 0 (Karras et al. 2022, algorithm 1 without its correction)."""
-    x0 = yield step.x, step.here
-    return step.toward(x0)
-
-
-def heun(step: Step) -> Solution:
-    """Heun's method: the mean of the slopes at both ends; the step onto the data is Euler's (Karras et al. 2022, algorithm 1)."""
-    x0 = yield step.x, step.here
-    guess = step.toward(x0)
-    if step.next.sigma == 0:
-        return guess
-    x0_next = yield guess, step.next
-    mean = (step.slope(step.x, x0, step.here) + step.slope(guess, x0_next, step.next)) / 2
-    return step.along(mean)
-
-
-def ddim(step: Step, *, eta: float = 0.0) -> Solution:
-    """Song et al. 2021, eq. 12 and 16: eta 0 is deterministic, eta 1 has DDPM's posterior variance."""
-    x0 = yield step.x, step.here
-    if eta == 0:
-        return step.toward(x0)
-    noise = eta * math.sqrt(_posterior(step.here, step.next))
-    kept = math.sqrt(max(0.0, step.next.sigma**2 - noise**2))
-    return step.next.alpha * x0 + kept * step.eps(x0) + noise * step.noise.draw(step.x)
-
-
-def ddpm(step: Step, *, variance: str = "posterior") -> Solution:
-    """Ancestral sampling (Ho et al. 2020, algorithm 2) between any two levels (Kingma et al. 2021, eq. 25).
-
-    variance: "posterior" (beta tilde, fixed small), "beta" (fixed large), or "learned_range", between the two as the network says
-    (Nichol & Dhariwal 2021, eq. 15). The step onto the data adds none.
-    """
-    x0 = yield step.x, step.here
-    t, s = step.here, step.next
-    beta = _beta(t, s)
-    mean = (t.alpha / s.alpha) * (s.sigma / t.sigma) ** 2 * step.x + s.alpha * beta / t.sigma**2 * x0
-    if s.sigma == 0 or beta == 0:
-        return mean
-    return mean + _spread(step, variance, beta) * step.noise.draw(step.x)
-
-
-def dpmpp_2m(step: Step) -> Solution:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): x_0 extrapolated from the last two estimates, linear in log(alpha / sigma)."""
-    x0 = yield step.x, step.here
-    if not step.past or step.next.sigma == 0:
-        return step.toward(x0)
-    before = step.past[-1]
-    h, h_before = step.next.lam - step.here.lam, step.here.lam - before.level.lam
-    return step.toward(x0 + h / (2 * h_before) * (x0 - before.x0))
-
-
-def _beta(t: Level, s: Level) -> float:
-    """Variance that the process adds from s to t: sigma_t² - (alpha_t/alpha_s)² sigma_s²."""
-    return max(0.0, t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2)  # rounding, between close levels
-
-
-def _posterior(t: Level, s: Level) -> float:
-    """Variance of x_s given x_t and x_0 (Ho et al. 2020, eq. 7)."""
-    return (s.sigma / t.sigma) ** 2 * _beta(t, s)
-
-
-def _spread(step: Step, variance: str, beta: float) -> float | Tensor:
-    """The standard deviation of an ancestral step."""
-    small = _posterior(step.here, step.next)
-    if variance == "posterior":
-        return math.sqrt(small)
-    if variance == "beta":
-        return math.sqrt(beta)
-    if step.variance is None:
-        raise ArgumentError(
-            "variance 'learned_range' needs a network that learned one; this one predicts x_0 alone: use 'posterior' or 'beta'"
-        )
-    part = (step.variance + 1) / 2
-    return (0.5 * (part * math.log(beta) + (1 - part) * math.log(max(small, 1e-20)))).exp()
-
-
-NAMES = {"variance": ("posterior", "beta", "learned_range")}  # what options of these names may be
-RANGES = {"eta": (0.0, 1.0)}
+__all__ = ["SOLVERS", "Level", "Past", "Solution", "Solver", "Step", "samplers", "solver"]
 
 
 @dataclass(frozen=True)
 class Solver:
-    """A row of the table. `order`: of the error at a fixed time as steps shrink (weak order where stochastic)."""
+    """A row of the table.
+
+    `order`: of the error at a fixed time as steps shrink, once its memory is filled (in distribution where stochastic); 0 for samplers of
+    consistency functions, which solve no equation.
+    """
 
     name: str
     step: Callable[..., Solution]
     order: int
-    evaluations: int  # of the denoiser, a step
+    evaluations: int  # of the denoiser, a step; of the step onto the data see `cost`
     stochastic: bool
     summary: str
+    extra: int = 0  # evaluations more, once, to start
+    last: int = 1  # evaluations of the step onto the data
 
     @property
     def options(self) -> dict[str, Any]:
@@ -197,33 +48,48 @@ class Solver:
         parameters = list(inspect.signature(self.step).parameters.values())[1:]
         return {parameter.name: parameter.default for parameter in parameters}
 
-    def with_options(self, options: dict[str, Any]) -> Callable[[Step], Solution]:
+    def cost(self, steps: int) -> int:
+        """Evaluations of this many steps that end on the data, with the options' defaults; of `rk45` the least."""
+        return self.last if steps == 1 else (steps - 1) * self.evaluations + self.last + self.extra
+
+    def with_options(self, options_: dict[str, Any]) -> Callable[[Step], Solution]:
         """The step with options set; raises UnknownName for one that it does not have, ArgumentError for a value that is not allowed."""
-        for name, value in options.items():
+        for name, value in options_.items():
             if name not in self.options:
                 raise UnknownName(f"option of sampler {self.name!r}", name, self.options)
-            self._check(name, value)
-        return partial(self.step, **options) if options else self.step
-
-    def _check(self, name: str, value: Any) -> None:
-        if name in NAMES:
-            if value not in NAMES[name]:
-                raise UnknownName(name, value, NAMES[name])
-            return
-        low, high = RANGES.get(name, (-sys.float_info.max, sys.float_info.max))
-        if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # type: ignore[operator]  # NaN fails too
-            expected = f"a number from {low:g} to {high:g}" if name in RANGES else "a finite number"
-            raise ArgumentError(f"got {name} {value!r} as option of sampler {self.name!r}: expected {expected}")
+            options.check(f"sampler {self.name!r}", self.step, name, value)
+        return partial(self.step, **options_) if options_ else self.step
 
 
 SOLVERS = {
-    solver.name: solver
-    for solver in (
-        Solver("ddpm", ddpm, 1, 1, True, "ancestral sampling; wants many steps"),
-        Solver("ddim", ddim, 1, 1, False, "deterministic DDPM; eta > 0 adds noise"),
-        Solver("euler", euler, 1, 1, False, "Euler's method on the probability-flow ODE"),
-        Solver("heun", heun, 2, 2, False, "EDM's second-order method, two evaluations a step"),
-        Solver("dpmpp_2m", dpmpp_2m, 2, 1, False, "DPM-Solver++ with one step of memory; a good default"),
+    row.name: row
+    for row in (
+        Solver("ddpm", ancestral.ddpm, 1, 1, True, "ancestral sampling; wants many steps"),
+        Solver("ddim", ancestral.ddim, 1, 1, False, "deterministic DDPM; eta > 0 adds noise"),
+        Solver("euler", single.euler, 1, 1, False, "Euler's method on the probability-flow ODE"),
+        Solver("euler_ancestral", ancestral.euler_ancestral, 1, 1, True, "Euler's method with fresh noise: ddim with eta 1"),
+        Solver("heun", single.heun, 2, 2, False, "EDM's second-order method, two evaluations a step"),
+        Solver("dpm2", single.dpm2, 2, 2, False, "the midpoint method: DPM-Solver-2"),
+        Solver("dpm2_ancestral", ancestral.dpm2_ancestral, 2, 2, True, "the midpoint method with fresh noise"),
+        Solver("lms", multistep.lms, 4, 1, False, "linear multistep, as k-diffusion has it"),
+        Solver("pndm", multistep.pndm, 2, 1, False, "PLMS, Stable Diffusion 1's first sampler", extra=1),
+        Solver("ipndm", multistep.ipndm, 2, 1, False, "PNDM with a cheaper start"),
+        Solver("deis", multistep.deis, 3, 1, False, "exponential Adams-Bashforth in the noise"),
+        Solver("dpmpp_2s", single.dpmpp_2s, 2, 2, False, "DPM-Solver++ without memory, two evaluations a step"),
+        Solver("dpmpp_2s_ancestral", ancestral.dpmpp_2s_ancestral, 2, 2, True, "DPM-Solver++(2S) with fresh noise"),
+        Solver("dpmpp_2m", multistep.dpmpp_2m, 2, 1, False, "DPM-Solver++ with one step of memory; a good default"),
+        Solver("dpmpp_3m", multistep.dpmpp_3m, 3, 1, False, "DPM-Solver++ with two steps of memory, truly third order", extra=1),
+        Solver("dpmpp_sde", ancestral.dpmpp_sde, 2, 2, True, "DPM-Solver++ on the SDE, two evaluations a step"),
+        Solver("dpmpp_2m_sde", stochastic.dpmpp_2m_sde, 2, 1, True, "DPM-Solver++(2M) on the SDE"),
+        Solver("dpmpp_3m_sde", stochastic.dpmpp_3m_sde, 2, 1, True, "DPM-Solver++(3M) on the SDE"),
+        Solver("unipc", multistep.unipc, 3, 1, False, "predictor and free corrector; order p converges with p + 1"),
+        Solver("er_sde", stochastic.er_sde, 2, 1, True, "a reverse SDE with less noise than DDPM's"),
+        Solver("sa_solver", stochastic.sa_solver, 2, 1, True, "stochastic Adams with a free corrector"),
+        Solver("rk4", single.rk4, 4, 4, False, "the classical Runge-Kutta method, four evaluations a step"),
+        Solver("rk45", single.rk45, 5, 7, False, "adaptive Runge-Kutta to a tolerance, between the times of the grid"),
+        Solver("pc", stochastic.pc, 1, 2, True, "score SDE's predictor and Langevin corrector", last=2),
+        Solver("lcm", consistency.lcm, 0, 1, True, "for latent consistency models, one to eight steps"),
+        Solver("consistency", consistency.consistency, 0, 1, True, "for consistency models, one or two steps"),
     )
 }
 

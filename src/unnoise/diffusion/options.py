@@ -1,0 +1,54 @@
+"""What a solver's keyword options may be, said by their types: a Literal lists its values, an Amount has a range."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from unnoise.errors import ArgumentError, UnknownName
+
+
+@dataclass(frozen=True)
+class Range:
+    """low <= value <= high; infinity only where `high` is."""
+
+    low: float
+    high: float
+    open: bool = False  # whether `low` itself is left out
+
+    def __contains__(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return (self.low < value if self.open else self.low <= value) and value <= self.high  # NaN fails too
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"a number {'above' if self.open else 'of at least'} {self.low:g}"
+        return f"a number from {self.low:g} to {self.high:g}"
+
+
+Share = Annotated[float, Range(0.0, 1.0)]
+Amount = Annotated[float, Range(0.0, math.inf)]
+Positive = Annotated[float, Range(0.0, math.inf, open=True)]
+Count = Annotated[int, Range(0, 100)]
+
+
+def check(owner: str, function: Any, name: str, value: Any) -> None:
+    """Raise UnknownName or ArgumentError for a value that this option of `function` cannot have."""
+    kind = get_type_hints(function, include_extras=True)[name]
+    what = f"got {name} {value!r} as option of {owner}"
+    if get_origin(kind) is Literal:
+        _check_literal(what, name, value, get_args(kind))
+        return
+    plain, allowed = get_args(kind)
+    if value not in allowed or (plain is int and value != int(value)):
+        raise ArgumentError(f"{what}: expected {'a whole number' + str(allowed).removeprefix('a number') if plain is int else allowed}")
+
+
+def _check_literal(what: str, name: str, value: Any, allowed: tuple) -> None:
+    if any(value == known and type(value) is type(known) for known in allowed):
+        return
+    if isinstance(allowed[0], str) and isinstance(value, str):
+        raise UnknownName(name, value, allowed)
+    raise ArgumentError(f"{what}: expected one of {', '.join(map(repr, allowed))}")
