@@ -1,0 +1,194 @@
+"""Stable Diffusion 3 and 3.5: whole runs of the authors' code, and the transformer of diffusers on the same weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from networks.golden_sd3 import Golden, read
+from peers.replay import replay
+from unnoise.conditioning import Cond
+from unnoise.diffusion import predictions, schedules
+from unnoise.diffusion.grids import grid
+from unnoise.diffusion.guidance import Guidance, Guided, guidance
+from unnoise.diffusion.sampling import initial, plan
+from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
+from unnoise.networks.mmdit import MMDiT, MMDiTConfig, SkipLayers
+from unnoise.runtime.denoise import NetworkDenoiser
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SCHEDULE = schedules.flow(shift=3.0)
+
+
+def recorded_times(found: Golden) -> Tensor:
+    """The grid as the authors' code had it, rounded to float32: this network feels the last bit of a timestep in the fourth decimal."""
+    sigma = found["out.get_sigmas"].double()
+    return sigma / (SCHEDULE.shift + (1 - SCHEDULE.shift) * sigma)
+
+
+def denoiser(network: nn.Module) -> NetworkDenoiser:
+    return NetworkDenoiser(network, SCHEDULE, predictions.flow)
+
+
+def prompts(found: Golden) -> Guidance:
+    rows = Cond(tokens=found["in.context"], pooled=found["in.y"])
+    return guidance(rows.rows(0, 1), rows.rows(1, 2), found.record["sampling"]["cfg_scale"])
+
+
+@dataclass(frozen=True)
+class SkipLayerGuided:
+    """At some times, away from the network without some of its blocks."""
+
+    guided: Callable[..., Any]
+    strong: Callable[..., Any]
+    weak: Callable[..., Any]
+    scale: float
+    times: list[float]
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Guidance) -> Tensor:
+        x0 = self.guided(x, t, cond)
+        if float(t[0]) not in self.times:
+            return x0
+        return x0 + self.scale * (self.strong(x, t, cond.positive) - self.weak(x, t, cond.positive))
+
+
+def guide(found: Golden, mmdit: MMDiT) -> Guided | SkipLayerGuided:
+    """Classifier-free guidance, and skip-layer guidance where it was recorded. Its authors count in shares of the steps, ends excluded."""
+    guided = Guided(denoiser(mmdit), SCHEDULE, predictions.flow)
+    sampling = found.record["sampling"]
+    skip, steps = sampling["slg"], sampling["steps"]
+    if skip is None:
+        return guided
+    active = [float(t) for k, t in enumerate(recorded_times(found)) if skip["start"] * steps < k < skip["end"] * steps]
+    assert len(active) == 4
+    weak = SkipLayers(mmdit, skip["layers"])
+    return SkipLayerGuided(guided, denoiser(mmdit), denoiser(weak), skip["scale"], active)
+
+
+@pytest.fixture(scope="module", params=["mmdit_medium", "mmdit_medium35"])
+def recorded(shared: Path, request: pytest.FixtureRequest) -> tuple[Golden, MMDiT]:
+    return read(shared / "golden/sd3" / request.param)
+
+
+def test_times(recorded: tuple[Golden, MMDiT]) -> None:
+    found, _ = recorded
+    found.assert_close(SCHEDULE.sigma(torch.arange(1, 1001) / 1000).float(), "out.sigma_table")
+    times = grid(SCHEDULE, "sd3", 8)
+    found.assert_close(SCHEDULE.sigma(times).float(), "out.get_sigmas")
+    found.assert_close(SCHEDULE.sigma(times[3:]).float(), "out.img2img.sigmas")
+
+
+@pytest.mark.parametrize(("sampler", "options"), [("euler", {}), ("dpmpp_2m", {"clock": "sigma"})], ids=["euler", "dpmpp_2m"])
+def test_text_to_image(recorded: tuple[Golden, MMDiT], sampler: str, options: dict[str, Any]) -> None:
+    """Every question, every estimate, and the end; with skip-layer guidance for 3.5 medium."""
+    found, mmdit = recorded
+    name = f"out.{sampler}" + ("_slg" if found.record["sampling"]["slg"] else "")
+    fixed = plan(SCHEDULE, sampler, times=recorded_times(found), **options)
+    start = initial(found["in.noise"], fixed)
+    found.assert_close(start, "out.start_x")
+    mine = replay(guide(found, mmdit), start, fixed, cond=prompts(found))
+    found.assert_close(mine.asked, f"{name}.x_in")
+    found.assert_close(mine.x0, f"{name}.denoised")
+    found.assert_close(mine.x[-1], f"{name}.x_final")
+    if sampler == "dpmpp_2m":
+        with torch.device("meta"):  # its scale and shift are numbers
+            autoencoder = Autoencoder(AutoencoderConfig(latent_channels=16, quant_convs=False, scale=1.5305, shift=0.0609))
+        found.assert_close(autoencoder.unscaled(mine.x[-1]), "out.process_out_final")
+
+
+def test_image_to_image(recorded: tuple[Golden, MMDiT]) -> None:
+    """The last 60 % of the steps, from a picture with the noise of that level; classifier-free guidance alone."""
+    found, mmdit = recorded
+    fixed = plan(SCHEDULE, "euler", times=recorded_times(found)[int(8 * (1 - 0.6)) :])
+    first = fixed.levels[0]
+    start = first.alpha * found["in.init_latent"] + first.sigma * found["in.noise"]
+    found.assert_close(start, "out.img2img.start_x")
+    guided = Guided(denoiser(mmdit), SCHEDULE, predictions.flow)
+    found.assert_close(replay(guided, start, fixed, cond=prompts(found)).x[-1], "out.img2img.x_final")
+
+
+# diffusers' names, of what the authors call otherwise; {} stands for q, k and v in turn
+TO_DIFFUSERS = {
+    r"^x_embedder\.": "pos_embed.",
+    r"^pos_embed$": "pos_embed.pos_embed",
+    r"^t_embedder\.": "time_text_embed.timestep_embedder.",
+    r"^y_embedder\.": "time_text_embed.text_embedder.",
+    r"\.mlp\.0\.": ".linear_1.",
+    r"\.mlp\.2\.": ".linear_2.",
+    r"^final_layer\.adaLN_modulation\.1\.": "norm_out.linear.",
+    r"^final_layer\.linear\.": "proj_out.",
+    r"^joint_blocks\.": "transformer_blocks.",
+    r"context_block\.adaLN_modulation\.1\.": "norm1_context.linear.",
+    r"context_block\.attn\.qkv\.": "attn.add_{}_proj.",
+    r"context_block\.attn\.ln_": "attn.norm_added_",
+    r"context_block\.attn\.proj\.": "attn.to_add_out.",
+    r"context_block\.mlp\.": "ff_context.",
+    r"x_block\.adaLN_modulation\.1\.": "norm1.linear.",
+    r"x_block\.(attn2?)\.qkv\.": r"\1.to_{}.",
+    r"x_block\.(attn2?)\.ln_": r"\1.norm_",
+    r"x_block\.(attn2?)\.proj\.": r"\1.to_out.0.",
+    r"x_block\.mlp\.": "ff.",
+    r"\.fc1\.": ".net.0.proj.",
+    r"\.fc2\.": ".net.2.",
+}
+
+
+def theirs(key: str) -> str:
+    for pattern, other in TO_DIFFUSERS.items():
+        key = re.sub(pattern, other, key)
+    return key
+
+
+def share(mine: MMDiT, peer: nn.Module) -> None:
+    """Random values in all of the peer's parameters, and the same in mine."""
+    for p in peer.parameters():
+        nn.init.normal_(p, 1.0 if p.ndim == 1 else 0.0, 0.2 if p.ndim == 1 else p[0].numel() ** -0.5)
+    weights, state = dict(peer.state_dict()), {}
+    # where two modulations stand alone the peer has scale before shift: at the output, and for the last block's text
+    swapped = ("final_layer.adaLN", f"joint_blocks.{mine.config.depth - 1}.context_block.adaLN")
+    for key in mine.state_dict():
+        name = theirs(key)
+        parts = [weights.pop(name.format(part)) for part in ("qkv" if "{}" in name else "-")]
+        state[key] = torch.cat(parts[0].chunk(2)[::-1] if key.startswith(swapped) else parts)
+    assert not weights, f"not used: {sorted(weights)}"
+    mine.load_state_dict(state)
+    mine.eval()
+    peer.eval()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (8, 20)], ids=["square", "wide"])
+@pytest.mark.parametrize(("qk_norm", "dual"), [(False, 0), (True, 0), (True, 2)], ids=["medium", "large-3.5", "medium-3.5"])
+@torch.no_grad()
+def test_diffusers(qk_norm: bool, dual: int, size: tuple[int, int]) -> None:
+    diffusers: ModuleType = pytest.importorskip("diffusers")
+    given = {"width": 32, "depth": 3, "heads": 2, "context_width": 12, "pooled_width": 10, "positions": 12}
+    mine = MMDiT(MMDiTConfig(in_channels=4, qk_norm=qk_norm, dual_blocks=dual, **given))
+    peer = diffusers.SD3Transformer2DModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=12,
+        caption_projection_dim=32,
+        pooled_projection_dim=10,
+        pos_embed_max_size=12,
+        dual_attention_layers=tuple(range(dual)),
+        qk_norm="rms_norm" if qk_norm else None,
+    )
+    share(mine, peer)
+    x, t, tokens, pooled = torch.randn(2, 4, *size), torch.tensor([3.0, 977.5]), torch.randn(2, 7, 12), torch.randn(2, 10)
+    for skip in ([], [0], [1]):
+        expected = peer(x, tokens, pooled, t, skip_layers=skip).sample
+        found = mine(x, t, Cond(tokens, pooled), skip_layers=skip)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
