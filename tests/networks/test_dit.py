@@ -19,18 +19,9 @@ from unnoise.networks.layers import position_table
 def test_authors_outputs(shared: Path, case: str) -> None:
     """Class-conditional with the null label among the labels, learned variance, both halves of a guided batch."""
     io, weights, record = golden.read(shared / "golden/dit" / case)
-    sizes = record["hyperparameters"]
-    config = DiTConfig(
-        patch=sizes["patch_size"],
-        width=sizes["hidden_size"],
-        depth=sizes["depth"],
-        heads=sizes["num_heads"],
-        num_classes=sizes["num_classes"],
-    )
-    side = sizes["input_size"] // config.patch
-    torch.testing.assert_close(position_table(config.width, side, side), weights.pop("pos_embed")[0], rtol=0, atol=1e-6)
-    dit = DiT(config).eval()
-    dit.load_state_dict(weights)
+    dit = golden.dit(record, weights)
+    config, side = dit.config, record["hyperparameters"]["input_size"] // dit.config.patch
+    torch.testing.assert_close(position_table(config.width, side, side), weights["pos_embed"][0], rtol=0, atol=1e-6)
     floor = record["tensors"]["out.eps_sigma"]["max_abs_float32_minus_float64"]
     assert config.num_classes in io["in.y"], "the null label should be among them"
     golden.assert_close(dit(io["in.x"], io["in.t"], Cond(labels=io["in.y"])), io["out.eps_sigma"], floor)

@@ -2,99 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from networks import golden
+from networks import classifier, golden
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError
 from unnoise.networks.unet import UNet, UNetConfig
 
-TINY = UNetConfig(widths=(32, 64), depths=(0, 1), blocks=1, heads=4, context_width=24)
-PIXELS = {"in_channels": 3, "out_channels": 3, "widths": (32, 32), "depths": (0, 1), "blocks": 1, "context_width": 0}
-ADM = UNetConfig(**PIXELS, num_classes=10, head_width=16, scale_shift=True, learn_sigma=True, resample="residual")
-IDDPM = UNetConfig(**PIXELS, heads=4, scale_shift=True, learn_sigma=True)
-DDPM = {**PIXELS, "widths": (32, 64), "heads": 1, "corner_pad": True, "eps": 1e-6, "time_shift": 1.0, "time_cos_first": False}
-SD2 = UNetConfig(widths=(32, 32), depths=(1, 1), blocks=1, head_width=16, context_width=24, linear_projection=True)
-SDXL = UNetConfig(
-    widths=(32, 64), depths=(0, 2), mid_depth=2, blocks=1, head_width=16, context_width=24, linear_projection=True, pooled_width=108
-)
-REFINER = UNetConfig(
-    widths=(32, 32), depths=(0, 2), mid_depth=2, blocks=1, head_width=16, context_width=20, linear_projection=True, pooled_width=56
-)
-LDM = UNetConfig(**{**PIXELS, "context_width": 20}, heads=1)
-FACES = UNetConfig(**PIXELS, head_width=16)
-
-
-def under(weights: golden.Tensors, prefix: str) -> golden.Tensors:
-    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-
-
-def ldm(config: UNetConfig, weights: golden.Tensors, prefix: str) -> UNet:
-    unet = UNet(config).eval()
-    golden.translate(unet, under(weights, prefix), golden.unet_ldm(config), golden.INSIDE_LDM)
-    return unet
+TINY, SD2, SDXL = (golden.UNETS[family] for family in ("ldm/sd1", "ldm/sd2", "sdxl/base"))
+ADM, DDPM = golden.UNETS["adm/unet"], golden.UNETS["ddpm/unet"]
 
 
 @pytest.mark.parametrize(
-    ("family", "config", "output"),
+    ("family", "output"),
     [
-        ("ldm/sd1", TINY, "unet.eps"),
-        ("ldm/sd2", SD2, "unet.v"),
-        ("sdxl/base", SDXL, "unet.eps"),
-        ("sdxl/refiner", REFINER, "unet.eps"),
-        ("ldm/cin", LDM, "unet.eps"),
-        ("ldm/uncond", FACES, "unet.eps"),
+        ("ddpm/unet", "out"),
+        ("adm/iddpm", "out"),  # its t is a fraction
+        ("adm/unet", "unet.out_legacy"),
+        ("adm/unet", "unet.out_new"),
+        ("consistency/unet", "unet.out"),  # its t is below zero
+        ("ldm/uncond", "unet.eps"),
+        ("ldm/cin", "unet.eps"),
+        ("ldm/sd1", "unet.eps"),
+        ("ldm/sd2", "unet.v"),
+        ("sdxl/base", "unet.eps"),
+        ("sdxl/refiner", "unet.eps"),
     ],
 )
-def test_latent_diffusion(shared: Path, family: str, config: UNetConfig, output: str) -> None:
+def test_authors_outputs(shared: Path, family: str, output: str) -> None:
     io, weights, record = golden.read(shared / "golden" / family)
-    if family == "ldm/uncond":
-        weights = _legacy(weights, "model.diffusion_model.", config)
-    unet = ldm(config, weights, "model.diffusion_model.")
     tokens = next((io[name] for name in ("context", "txt", "class_embedding") if name in io), None)
+    unet = golden.unet(family, weights, legacy=False if output == "unet.out_new" else None)
     with torch.no_grad():
-        mine = unet(io["x"], io["t"], Cond(tokens=tokens, pooled=io.get("cond.vector")))
-    golden.assert_close(mine, io[output], record["float32_vs_float64"][output])
-
-
-def _legacy(weights: golden.Tensors, prefix: str, config: UNetConfig) -> golden.Tensors:
-    """qkv in the order of the first ADM releases -> in ours."""
-
-    def heads(value: Tensor) -> int:
-        return len(value) // 3 // config.head_width if config.head_width else config.heads
-
-    mine = {key: value for key, value in weights.items() if key.startswith(prefix) and ".qkv." in key}
-    return weights | {key: golden.heads_first(value, heads(value)) for key, value in mine.items()}
+        mine = unet(io["x"], io["t"], Cond(tokens=tokens, pooled=io.get("cond.vector"), labels=io.get("y")))
+    golden.assert_recorded(io, record, {output: mine})
 
 
 @pytest.mark.parametrize("order", ["legacy", "new"])
-def test_adm(shared: Path, order: str) -> None:
+def test_classifier(shared: Path, order: str) -> None:
     io, weights, record = golden.read(shared / "golden/adm/unet")
-    weights = _legacy(weights, "unet.", ADM) if order == "legacy" else weights
-    with torch.no_grad():
-        mine = ldm(ADM, weights, "unet.")(io["x"], io["t"], Cond(labels=io["y"]))
-    golden.assert_close(mine, io[f"unet.out_{order}"], record["float32_vs_float64"][f"unet.out_{order}"])
-
-
-def test_iddpm(shared: Path) -> None:
-    io, weights, record = golden.read(shared / "golden/adm/iddpm")
-    with torch.no_grad():
-        mine = ldm(IDDPM, _legacy(weights, "", IDDPM), "")(io["x"], io["t"])  # t is a fraction here
-    golden.assert_close(mine, io["out"], record["float32_vs_float64"]["out"])
-
-
-def test_ddpm(shared: Path) -> None:
-    io, weights, record = golden.read(shared / "golden/ddpm/unet")
-    config = UNetConfig(**DDPM)
-    unet = UNet(config).eval()
-    golden.translate(unet, weights, golden.unet_ddpm(config), golden.INSIDE_DDPM)
-    with torch.no_grad():
-        mine = unet(io["x"], io["t"])
-    golden.assert_close(mine, io["out"], record["float32_vs_float64"]["out"])
+    model = classifier.adm(weights, legacy=order == "legacy")
+    name = "classifier.logits" if order == "legacy" else "classifier.logits_new"
+    golden.assert_recorded(io, record, {name: model(io["x"], io["t"])})
+    if order == "legacy":
+        golden.assert_recorded(io, record, {"classifier.grad_logp": model.slope(io["x"], io["t"], io["y"])})
 
 
 def lively(config: UNetConfig) -> UNet:
@@ -113,7 +68,7 @@ def conditions(config: UNetConfig, rows: int) -> Cond:
     )
 
 
-CONFIGS = {"sd1": TINY, "sd2": SD2, "sdxl": SDXL, "adm": ADM, "ddpm": UNetConfig(**DDPM)}
+CONFIGS = {"sd1": TINY, "sd2": SD2, "sdxl": SDXL, "adm": ADM, "ddpm": DDPM}
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -180,7 +135,7 @@ def test_impossible_configs_are_refused(wrong: dict, message: str) -> None:
 
 
 def test_dropout_only_in_training() -> None:
-    unet = lively(UNetConfig(**DDPM, dropout=0.5))
+    unet = lively(replace(DDPM, dropout=0.5))
     x, t = torch.randn(1, 3, 8, 8), torch.zeros(1)
     with torch.no_grad():
         assert torch.equal(unet(x, t), unet(x, t))

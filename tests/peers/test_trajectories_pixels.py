@@ -1,0 +1,210 @@
+"""Trajectories of pixel models as their authors' code walked them: DDPM and DDIM, IDDPM, ADM, EDM's teacher and consistency models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from networks import classifier, golden
+from peers.replay import Clipped, replay
+from unnoise.conditioning import Cond
+from unnoise.diffusion import predictions, schedules
+from unnoise.diffusion.ancestral import posterior_mean, spread
+from unnoise.diffusion.grids import grid
+from unnoise.diffusion.noise import Recorded
+from unnoise.diffusion.sampling import Denoiser, plan
+from unnoise.diffusion.schedules import Schedule
+from unnoise.diffusion.steps import Solution, Step, level
+from unnoise.runtime.denoise import NetworkDenoiser
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Timed(nn.Module):
+    """A network that counts time in other units than its schedule."""
+
+    def __init__(self, network: nn.Module, unit: float):
+        super().__init__()
+        self.network, self.unit = network, unit
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return self.network(x, self.unit * t, cond)
+
+
+TABLES = {"ddpm/unet": schedules.vp("linear"), "adm/unet": schedules.vp("linear"), "adm/iddpm": schedules.vp("cosine", steps=4000)}
+UNITS = {"adm/iddpm": 1000 / 4000}  # rescale_timesteps: the network always hears 0..1000
+LEARNED: dict[str, Any] = {"variance": "learned_range"}
+
+
+def denoiser(family: str, weights: golden.Tensors, clip: bool) -> Denoiser:
+    network = Timed(golden.unet(family, weights), UNITS.get(family, 1.0))
+    plain = NetworkDenoiser(network, TABLES[family], predictions.eps)
+    return Clipped(plain) if clip else plain
+
+
+@pytest.mark.parametrize(
+    ("family", "run", "states", "estimates", "clip", "sampler", "spacing", "options"),
+    [
+        ("ddpm/unet", "ddim_eta0", "xs", "x0", False, "ddim", "leading", {}),
+        ("ddpm/unet", "ddim_eta1", "xs", "x0", False, "ddim", "leading", {"eta": 1.0}),
+        ("ddpm/unet", "ddpm_noisy", "xs", "x0", True, "ddpm", "leading", {"variance": "beta"}),
+        ("adm/unet", "anc", "samples", "pred_xstart", True, "ddpm", "linspace", LEARNED),
+        ("adm/unet", "ddim", "samples", "pred_xstart", True, "ddim", "leading", {}),
+        ("adm/iddpm", "anc", "samples", "pred_xstart", True, "ddpm", "linspace", LEARNED),
+        ("adm/iddpm", "ddim", "samples", "pred_xstart", True, "ddim", "leading", {}),
+    ],
+)
+def test_ddpm_iddpm_and_adm(shared: Path, family, run, states, estimates, clip, sampler, spacing, options) -> None:
+    """Respacing "10" keeps both ends of the table, our linspace; "ddim10" is leading. DDIM's own code clips no estimate; where one is
+    clipped, the noise in x is derived anew."""
+    io, weights, record = golden.read(shared / "golden" / family)
+    table, walked = TABLES[family], io["seq" if "seq" in io else f"{run}.timestep_map"]
+    times = grid(table, spacing, len(walked))
+    assert times.tolist() == [*walked.flip(0).tolist(), -1]
+    cond = Cond(labels=io.get("y_T"))
+    mine = replay(denoiser(family, weights, clip), io["x_T"], plan(table, sampler, times=times, **options), io[f"{run}.noises"], cond)
+    golden.assert_recorded(io, record, {f"{run}.{states}": mine.x, f"{run}.{estimates}": mine.x0})
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_one_step_has_the_mean_and_the_learned_variance(shared: Path, clip: bool) -> None:
+    """Fed zeros a step is its mean, fed ones it is a standard deviation more; onto the data (t = 0) it is the mean whatever it is fed."""
+    io, weights, record = golden.read(shared / "golden/adm/unet")
+    table, ask = TABLES["adm/unet"], denoiser("adm/unet", weights, clip)
+    means, logs, estimates = [], [], []
+    for x, t, y in zip(io["x"].double().split(1), io["t"].tolist(), io["y"].split(1), strict=True):
+        how = plan(table, "ddpm", times=[t, t - 1], **LEARNED)
+        mean, more = (replay(ask, x, how, [fed(x)], Cond(labels=y)) for fed in (torch.zeros_like, torch.ones_like))
+        means.append(mean.x[0])
+        logs.append(2 * (more.x[0] - mean.x[0]).log())
+        estimates.append(mean.x0[0])
+    assert io["t"][0] == 0 and bool((logs[0] == -torch.inf).all())
+    for name, tensors in (("mean", means), ("log_variance", logs), ("pred_xstart", estimates)):
+        name, first = f"pmv_clip{int(clip)}.{name}", 1 if name == "log_variance" else 0
+        golden.assert_close(torch.cat(tensors[first:]).float(), io[name][first:], record["float32_vs_float64"][name])
+
+
+def test_ddim_runs_towards_noise_on_the_same_line(shared: Path) -> None:
+    io, weights, record = golden.read(shared / "golden/adm/unet")
+    table, x = TABLES["adm/unet"], io["x_T"]
+    here, there = (level(table, float(t)) for t in io["ddim.timestep_map"][3:5])
+    ask = denoiser("adm/unet", weights, clip=False)
+    with torch.no_grad():
+        x0, _ = ask(x, torch.full((len(x),), here.t, dtype=torch.float64), Cond(labels=io["y_T"]))
+    mine = Step(x, here, there, 0, 1, Recorded([]), table, straight=False).toward(x0)
+    golden.assert_recorded(io, record, {"ddim_reverse.sample": mine})
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """Classifier guidance: E[x_0 | x, y] = E[x_0 | x] + sigma²/alpha grad log p(y | x) (Dhariwal & Nichol 2021, algorithm 2)."""
+
+    denoiser: Denoiser
+    table: Schedule
+    model: classifier.Classifier
+    scale: float
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        x0, _ = self.denoiser(x, t, cond)
+        pull = (self.scale * self.table.sigma(t) ** 2 / self.table.alpha(t)).to(x).view(-1, 1, 1, 1)
+        return x0 + pull * self.model.slope(x, t.to(x), cond.need("labels", "classifier"))
+
+
+def test_a_guided_estimate_is_not_clipped_again(shared: Path) -> None:
+    io, weights, record = golden.read(shared / "golden/adm/unet")
+    table = TABLES["adm/unet"]
+    guided = Pulled(denoiser("adm/unet", weights, clip=True), table, classifier.adm(weights), record["config"]["classifier_scale"])
+    how = plan(table, "ddim", times=grid(table, "leading", 10))
+    mine = replay(guided, io["x_T"], how, cond=Cond(labels=io["y_T"]))
+    golden.assert_recorded(io, record, {"ddim_guided.samples": mine.x, "ddim_guided.pred_xstart": mine.x0})
+    assert mine.x0.abs().max() > 1
+
+
+def test_a_guided_mean_is_a_solver_of_its_own(shared: Path) -> None:
+    """Guided ancestral sampling moves the mean by variance times slope, and leaves x_0: no denoiser can, for it does not know the step."""
+    io, weights, record = golden.read(shared / "golden/adm/unet")
+    table, model, scale = TABLES["adm/unet"], classifier.adm(weights), record["config"]["classifier_scale"]
+
+    def pulled(step: Step) -> Solution:
+        x0 = yield step.x, step.here
+        mean = posterior_mean(step, x0)
+        if step.next.sigma == 0:
+            return mean
+        deviation = spread(step, "learned_range")
+        slope = model.slope(step.x, torch.full((len(x0),), step.here.t), io["y_T"])
+        return mean + deviation**2 * scale * slope + deviation * step.noise.draw(x0)
+
+    how = replace(plan(table, "ddpm", times=grid(table, "linspace", 10)), step=pulled)
+    mine = replay(denoiser("adm/unet", weights, clip=True), io["x_T"], how, io["anc_guided.noises"], Cond(labels=io["y_T"]))
+    golden.assert_recorded(io, record, {"anc_guided.samples": mine.x, "anc_guided.pred_xstart": mine.x0})
+
+
+VE = schedules.edm()
+KARRAS = grid(VE, "karras", 6)
+CHURN = {"s_churn": 4.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003}
+
+
+def karras(weights: golden.Tensors, run: str) -> NetworkDenoiser:
+    """The network hears 1000 log(sigma) / 4; one set of weights stands for the teacher (EDM) and for what was distilled from it."""
+    distilled = run in ("cd", "onestep", "multistep", "progdist")
+    predicts = predictions.consistency(sigma_data=0.5, sigma_min=0.002) if distilled else predictions.edm()
+    return NetworkDenoiser(Timed(golden.unet("consistency/unet", weights), 1000.0), VE, predicts)
+
+
+@pytest.mark.parametrize("run", ["edm", "cd"])
+def test_preconditioning(shared: Path, run: str) -> None:
+    io, weights, record = golden.read(shared / "golden/consistency/unet")
+    sigma, denoise = io["sigma"].double(), karras(weights, run)
+    alpha, predicts = torch.ones_like(sigma), denoise.prediction
+    scalings = [torch.as_tensor(scale) for scale in (*predicts.coefficients(alpha, sigma), predicts.scale_in(alpha, sigma))]
+    golden.assert_close(torch.stack(scalings).float(), io[f"{run}.scalings"])
+    with torch.no_grad():
+        mine = denoise(io["x"], sigma, Cond(labels=io["y"]))
+    assert isinstance(mine, Tensor)
+    golden.assert_recorded(io, record, {f"{run}.denoised": mine})
+
+
+@pytest.mark.parametrize(
+    ("run", "sampler", "times", "options"),
+    [
+        ("onestep", "consistency", [80.0, 0.0], {}),
+        ("multistep", "consistency", grid(VE, "karras", 40)[[0, 22, 39]], {}),
+        ("progdist", "euler", grid(VE, "karras", 4)[:-1], {}),
+        ("euler", "euler", KARRAS, {}),
+        ("heun", "heun", KARRAS, {}),
+        ("heun_churn", "heun", KARRAS, CHURN),
+        ("ancestral", "euler_ancestral", KARRAS, {}),
+        ("dpm", "midpoint_in_cube_roots", KARRAS, {}),
+    ],
+)
+def test_consistency_models(shared: Path, run, sampler, times, options) -> None:
+    """Estimates are clipped, and the picture once more. Where Heun's method has no churn, the authors draw noise and drop it."""
+    io, weights, record = golden.read(shared / "golden/consistency/unet")
+    x, noises = 80 * io[f"{run}.noises"][0], io[f"{run}.noises"][1:]
+    if options:
+        noises = noises[(times[:-1] >= options["s_tmin"]) & (times[:-1] <= options["s_tmax"])]
+    if sampler == "midpoint_in_cube_roots":
+        how = replace(plan(VE, "dpm2", times=times), step=midpoint_in_cube_roots)
+    else:
+        how = plan(VE, sampler, times=times, **options)
+    mine = replay(Clipped(karras(weights, run)), x, how, noises, Cond(labels=io["y_T"]))
+    golden.assert_recorded(io, record, {f"{run}.sample": mine.x[-1].clamp(-1, 1)})
+
+
+def midpoint_in_cube_roots(step: Step) -> Solution:
+    """The authors' `dpm`: the middle of sigma^(1/3), not of log(sigma) as in `dpm2`, and so it asks twice for the last step too."""
+    x0 = yield step.x, step.here
+    middle = step.level(((step.here.t ** (1 / 3) + step.next.t ** (1 / 3)) / 2) ** 3)
+    guess = step.toward(x0, middle)
+    x0_middle = yield guess, middle
+    return step.along(step.slope(guess, x0_middle, middle))
+
+
+def test_karras_times(shared: Path) -> None:
+    io, _, record = golden.read(shared / "golden/consistency/unet")
+    golden.assert_recorded(io, record, {"sigmas_karras": grid(VE, "karras", 40).float()})
