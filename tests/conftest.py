@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def _threads() -> None:
     import torch
 
-    torch.set_num_threads(min(2, torch.get_num_threads()))  # the networks here are tiny: more threads only wait for each other
+    torch.set_num_threads(1)  # the networks here are tiny: more threads only wait for each other, and pytest-xdist uses the other cores
 
 
 @pytest.fixture(autouse=True)

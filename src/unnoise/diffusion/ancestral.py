@@ -66,8 +66,7 @@ def _renoised(step: Step, solve: Callable[[Step], Solution], eta: float, s_noise
     """A deterministic step to the level whose noise ratio is that of the kept noise, scaled to alpha at the next, and fresh noise."""
     fresh = eta * math.sqrt(posterior(step.here, step.next))
     kept = math.sqrt(max(0.0, step.next.sigma**2 - fresh**2))
-    end = step.level(step.schedule.end)
-    down = step.at(math.log(step.next.alpha / kept)) if kept > 0 else end
+    down = step.at(math.log(step.next.alpha / kept)) if kept > 0 else step.level(step.schedule.end)
     x = yield from solve(replace(step, next=down))
     if fresh == 0:
         return step.next.alpha / down.alpha * x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -32,6 +33,11 @@ Share = Annotated[float, Range(0.0, 1.0)]
 Amount = Annotated[float, Range(0.0, math.inf)]
 Positive = Annotated[float, Range(0.0, math.inf, open=True)]
 Count = Annotated[int, Range(0, 100)]
+
+
+def of(function: Any, skip: int = 1) -> dict[str, Any]:
+    """The keyword options of a function and their defaults; `skip`: parameters that are none."""
+    return {parameter.name: parameter.default for parameter in list(inspect.signature(function).parameters.values())[skip:]}
 
 
 def check(owner: str, function: Any, name: str, value: Any) -> None:

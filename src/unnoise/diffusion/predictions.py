@@ -13,6 +13,8 @@ With x = alpha x_0 + sigma eps, every prediction F is affine in x_0, so one pair
 | flow | eps - x_0             | 1/(alpha+sigma)         | -sigma/(alpha+sigma)    |
 | edm  | (x_0 - skip x)/out    | sd²/(sigma²+sd²)        | sigma sd/√(sigma²+sd²)  |
 
+`consistency` is edm with sigma - sigma_min for sigma, but for the square root, and `lcm` bends eps at time 0: see there.
+
 (Ho et al. 2020 eq. 11; Salimans & Ho 2022 appendix D; Liu et al. 2022; Karras et al. 2022 table 1.)
 """
 
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from unnoise.diffusion.schedules import Schedule
 from unnoise.errors import ArgumentError, UnknownName
 
 Coefficients = Callable[[Tensor, Tensor], tuple[Tensor | float, Tensor | float]]
@@ -74,7 +77,44 @@ def edm(sigma_data: float = 0.5) -> Prediction:
     return Prediction("edm", coefficients, training, lambda alpha, sigma: 1 / (sigma**2 + sd2).sqrt())
 
 
-PREDICTIONS = {"eps": eps, "x0": x0, "v": v, "flow": flow, "edm": edm()}
+def consistency(sigma_data: float = 0.5, sigma_min: float = 0.002) -> Prediction:
+    """The scalings of consistency models (Song et al. 2023, appendix C): at sigma_min the function is the identity, whatever F says."""
+    if not (sigma_data > 0 and sigma_min > 0):
+        raise ArgumentError(f"got sigma_data {sigma_data}, sigma_min {sigma_min}: expected numbers above 0")
+
+    def coefficients(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        away = sigma - sigma_min
+        return sigma_data**2 / (away**2 + sigma_data**2), away * sigma_data / (sigma**2 + sigma_data**2).sqrt()
+
+    return _bounded("consistency", coefficients, edm(sigma_data).scale_in)
+
+
+def lcm(schedule: Schedule, scale: float = 10.0) -> Prediction:
+    """Latent consistency models (Luo et al. 2023, section 4.1): an eps network's x_0, held to the identity at timestep 0.
+
+    With s = scale t: skip = .25/(s² + .25) and out = s/√(s² + .25), the latter times eps' x_0.
+    """
+
+    def coefficients(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        s = scale * schedule.timestep(schedule.time(2 * (alpha.double() / sigma).log())).to(alpha)
+        skip, out = 0.25 / (s**2 + 0.25), s / (s**2 + 0.25).sqrt()
+        eps_skip, eps_out = eps.coefficients(alpha, sigma)
+        return skip + out * eps_skip, out * eps_out
+
+    return _bounded("lcm", coefficients)
+
+
+def _bounded(name: str, coefficients: Coefficients, scale_in: Callable[[Tensor, Tensor], Tensor | float] | None = None) -> Prediction:
+    """Its target is what F must be for the function to say x_0; undefined where the function is the identity."""
+
+    def training(x0: Tensor, n: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        skip, out = coefficients(alpha, sigma)
+        return (x0 - skip * (alpha * x0 + sigma * n)) / out
+
+    return Prediction(name, coefficients, training, scale_in or eps.scale_in)
+
+
+PREDICTIONS = {"eps": eps, "x0": x0, "v": v, "flow": flow, "edm": edm(), "consistency": consistency()}
 
 
 def prediction(name: str) -> Prediction:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -69,14 +69,15 @@ def plan(
     steps: int = 20,
     spacing: str | None = None,
     times: Sequence[float] | Tensor | None = None,
+    spacing_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Plan:
-    """Fix the times and the solver. `times`, falling, are used as they are; else `spacing` and `steps` make them.
+    """Fix the times and the solver. `times`, falling, are used as they are; else `spacing`, its options and `steps` make them.
 
     Raises UnknownName for a sampler, spacing or option that does not exist, ArgumentError for impossible steps or times.
     """
     step = solver(sampler).with_options(options)
-    grid_times = grid(schedule, spacing, steps) if times is None else torch.as_tensor(times, dtype=torch.float64)
+    grid_times = grid(schedule, spacing, steps, **(spacing_options or {})) if times is None else torch.as_tensor(times, dtype=torch.float64)
     if grid_times.ndim != 1 or len(grid_times) < 2 or not bool((grid_times[1:] < grid_times[:-1]).all()):
         raise ArgumentError("times must be at least two numbers, each below the one before it")
     if not schedule.end <= float(grid_times[-1]) < float(grid_times[0]) <= schedule.start:
@@ -196,6 +197,7 @@ def sample(
     steps: int = 20,
     spacing: str | None = None,
     times: Sequence[float] | Tensor | None = None,
+    spacing_options: Mapping[str, Any] | None = None,
     seed: int | Noise = 0,
     cond: Rows | None = None,
     **options: Any,
@@ -204,12 +206,12 @@ def sample(
 
     denoiser: any callable (x, t) -> x_0, with cond as a third argument where one is given. x (b, ...): the state at the first time.
     seed: image i of the batch draws its noise from seed + i, after the one noise that x may have been made of; or a Noise of your own,
-    used from where it stands. options: the sampler's, such as eta.
+    used from where it stands. options: the sampler's, such as eta; spacing_options: the spacing's, such as {"ending": "first"}.
     """
     noise = Streams(range(seed, seed + len(x))) if isinstance(seed, int) else seed
     if isinstance(seed, int):
         noise.draw(x)  # dropped: a step that drew it again would add the very noise that is in x
-    run = Run(x, plan(schedule, sampler, steps, spacing, times, **options), noise, cond)
+    run = Run(x, plan(schedule, sampler, steps, spacing, times, spacing_options, **options), noise, cond)
     for state in stream(run, denoiser):
         x = state.x
     return x

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
@@ -81,10 +82,15 @@ class Discrete:
     def end(self) -> float:
         return -1.0
 
-    def _nodes(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def _table(self) -> tuple[Tensor, Tensor]:
         """alpha_bar and logsnr at t = -1, 0, .., T-1."""
-        bar = torch.cat([torch.ones_like(self.alpha_bar[:1]), self.alpha_bar]).to(device)
+        bar = torch.cat([torch.ones_like(self.alpha_bar[:1]), self.alpha_bar])
         return bar, bar.log() - (1 - bar).log()
+
+    def _nodes(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        bar, logsnr = self._table
+        return bar.to(device), logsnr.to(device)
 
     def _interpolate(self, t: Time) -> Tensor:
         """alpha_bar at t."""

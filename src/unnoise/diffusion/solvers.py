@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -45,8 +44,7 @@ class Solver:
     @property
     def options(self) -> dict[str, Any]:
         """Its keyword options and their defaults."""
-        parameters = list(inspect.signature(self.step).parameters.values())[1:]
-        return {parameter.name: parameter.default for parameter in parameters}
+        return options.of(self.step)
 
     def cost(self, steps: int) -> int:
         """Evaluations of this many steps that end on the data, with the options' defaults; of `rk45` the least."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -124,21 +124,23 @@ def er_sde(step: Step, *, order: Literal[1, 2, 3] = 3, s_noise: Amount = 1.0) ->
     return _noisy(step, mean, s_noise * step.next.alpha * math.sqrt(max(0.0, s**2 - (r * t) ** 2)))
 
 
-def er_phi(u: float) -> float:
-    return u * (math.exp(u**0.3) + 10)
+def er_phi(u: Any) -> Any:
+    return u * (np.exp(u**0.3) + 10)
+
+
+POINTS, GAUSS = np.polynomial.legendre.leggauss(16)
 
 
 def _er_weights(nodes: Sequence[float], t: float, s: float) -> list[float]:
     """Weight of each estimate: its polynomial L(v), v = 0 at t and 1 at s, in the bracket of `er_sde`; the integral is taken over log u."""
-    points, gauss = np.polynomial.legendre.leggauss(16)
-    u = np.exp((math.log(t) + math.log(s)) / 2 + points * math.log(t / s) / 2)
-    measure = er_phi(s) * gauss * math.log(t / s) / 2 * u / np.vectorize(er_phi)(u) / (s - t)  # with dv/du
-    found = []
-    for j in range(len(nodes)):
-        polynomial = np.polynomial.Polynomial(lagrange(nodes, j))
-        ends = polynomial(1.0) - er_phi(s) / er_phi(t) * polynomial(0.0)
-        found.append(float(ends + (polynomial.deriv()((u - t) / (s - t)) * measure).sum()))
-    return found
+    half = math.log(t / s) / 2
+    u = math.sqrt(t * s) * np.exp(POINTS * half)
+    v, measure = (u - t) / (s - t), er_phi(s) * GAUSS * half * u / er_phi(u) / (s - t)  # du = u dlog(u), L'(u) = L'(v) / (s - t)
+    polynomials = [np.array(lagrange(nodes, j)) for j in range(len(nodes))]
+    powers = np.arange(1, len(nodes))
+    slopes = [(powers * p[1:]) @ (v ** (powers[:, None] - 1)) @ measure for p in polynomials]
+    r = er_phi(s) / er_phi(t)
+    return [float(p.sum() - r * p[0] + slope) for p, slope in zip(polynomials, slopes, strict=True)]
 
 
 def pc(
