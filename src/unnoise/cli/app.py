@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
+from unnoise.cli.bench import bench
 from unnoise.cli.data import data
 from unnoise.cli.generate import generate
 from unnoise.cli.listings import models, samplers
 from unnoise.cli.train import train
 
-VERBS = {"generate": generate, "train": train, "data": data, "samplers": samplers, "models": models}
+VERBS = {"generate": generate, "train": train, "bench": bench, "data": data, "samplers": samplers, "models": models}
 
 app = typer.Typer(
     help="Pictures from text with diffusion models: make them, and see what made them.",
@@ -21,7 +22,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for name, verb in VERBS.items():
-    app.command(name)(verb)
+    if isinstance(verb, typer.Typer):  # a group of verbs
+        app.add_typer(verb, name=name)
+    else:
+        app.command(name)(verb)
 
 
 @app.callback(invoke_without_command=True)
