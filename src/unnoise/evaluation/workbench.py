@@ -335,7 +335,8 @@ def compare(asked: Bench, evaluations: int = REFERENCE) -> Report:
 def report(asked: Bench, against: Reference, found: Sequence[Row]) -> Report:
     """The rows with what they mean."""
     subject = asked.subject
-    device = "cpu" if against.x.device.type == "cpu" else torch.cuda.get_device_name(against.x.device)
+    place = against.x.device
+    device = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
     where = f"{device}, {torch.get_num_threads()} threads"
     return Report(
         subject=subject.name,
