@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from unnoise.diffusion.options import Amount, Share
+from unnoise.diffusion.options import Amount, Part, Share
 from unnoise.diffusion.single import dpmpp_2s, midpoint
 from unnoise.diffusion.steps import Level, Solution, Step, combine
 from unnoise.errors import ArgumentError
@@ -54,15 +54,15 @@ def euler_ancestral(step: Step, *, eta: Share = 1.0, s_noise: Amount = 1.0) -> S
 
 def dpm2_ancestral(step: Step, *, eta: Share = 1.0, s_noise: Amount = 1.0) -> Solution:
     """`dpm2` to below the next level, then noise back up to it (k-diffusion)."""
-    return (yield from _renoised(step, midpoint, eta, s_noise))
+    return (yield from renoised(step, midpoint, eta, s_noise))
 
 
 def dpmpp_2s_ancestral(step: Step, *, eta: Share = 1.0, s_noise: Amount = 1.0) -> Solution:
     """`dpmpp_2s` to below the next level, then noise back up to it (k-diffusion)."""
-    return (yield from _renoised(step, dpmpp_2s, eta, s_noise))
+    return (yield from renoised(step, dpmpp_2s, eta, s_noise))
 
 
-def _renoised(step: Step, solve: Callable[[Step], Solution], eta: float, s_noise: float) -> Solution:
+def renoised(step: Step, solve: Callable[[Step], Solution], eta: float, s_noise: float) -> Solution:
     """A deterministic step to the level whose noise ratio is that of the kept noise, scaled to alpha at the next, and fresh noise."""
     fresh = eta * math.sqrt(posterior(step.here, step.next))
     kept = math.sqrt(max(0.0, step.next.sigma**2 - fresh**2))
@@ -105,25 +105,26 @@ def spread(step: Step, variance: str) -> float | Tensor:
     return (0.5 * (part * math.log(large) + (1 - part) * math.log(max(small, 1e-20)))).exp()
 
 
-def dpmpp_sde(step: Step, *, eta: Share = 1.0, s_noise: Amount = 1.0) -> Solution:
-    """SDE-DPM-Solver++(2S) with its midpoint in lam (Lu et al. 2022b; k-diffusion's `dpmpp_sde`), two evaluations, two draws of noise.
+def dpmpp_sde(step: Step, *, eta: Share = 1.0, s_noise: Amount = 1.0, r: Part = 1 / 2) -> Solution:
+    """SDE-DPM-Solver++(2S) (Lu et al. 2022b; k-diffusion's `dpmpp_sde`): two evaluations, the second r of the step away, and two draws.
 
-    Half a step is noisy already, and that noise is part of the whole step's: the second draw adds what the second half brings.
+    That part of a step is noisy already, and its noise is part of the whole step's: the second draw adds what the rest brings.
     """
     x0 = yield step.x, step.here
     if step.next.sigma == 0:
         return step.toward(x0)
-    half = step.between(1 / 2)
+    part = step.between(r)
     first = step.noise.draw(step.x) if eta > 0 else None
-    x0_half = yield ancestral(step, x0, half, eta, first, s_noise), half
+    x0_part = yield ancestral(step, x0, part, eta, first, s_noise), part
+    mean = combine((1 / (2 * r), x0_part), (1 - 1 / (2 * r), x0))
     if first is None:
-        return step.toward(x0_half)
-    shared = shared_noise(step.here, half, step.next)
-    whole = combine((shared, first), (math.sqrt(1 - shared**2), step.noise.draw(step.x)))
-    return ancestral(step, x0_half, step.next, eta, whole, s_noise)
+        return step.toward(mean)
+    shared = shared_noise(step.here, part, step.next)
+    whole = combine((shared, first), (math.sqrt(max(0.0, 1 - shared**2)), step.noise.draw(step.x)))
+    return ancestral(step, mean, step.next, eta, whole, s_noise)
 
 
-def shared_noise(t: Level, half: Level, s: Level) -> float:
-    """The correlation of a step's noise with that of its first half: the reverse SDE's own, in which old noise fades with sigma/alpha."""
-    fresh_half, fresh = (posterior(t, to) / to.sigma**2 for to in (half, s))  # 1 - exp(-2h)
-    return s.ratio / half.ratio * math.sqrt(fresh_half / fresh)
+def shared_noise(t: Level, part: Level, s: Level) -> float:
+    """The correlation of a step's noise with that of its first part: the reverse SDE's own, in which old noise fades with sigma/alpha."""
+    fresh_part, fresh = (posterior(t, to) / to.sigma**2 for to in (part, s))  # 1 - exp(-2h)
+    return s.ratio / part.ratio * math.sqrt(fresh_part / fresh)

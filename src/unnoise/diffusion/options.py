@@ -30,6 +30,7 @@ class Range:
 
 
 Share = Annotated[float, Range(0.0, 1.0)]
+Part = Annotated[float, Range(0.0, 1.0, open=True)]
 Amount = Annotated[float, Range(0.0, math.inf)]
 Positive = Annotated[float, Range(0.0, math.inf, open=True)]
 Count = Annotated[int, Range(0, 100)]

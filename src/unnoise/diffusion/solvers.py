@@ -4,6 +4,7 @@
 |----------------|------------------------------------------------------------------------------------------|
 | steps.py       | Level, Past and Step: what a solver computes with, and how one is written                 |
 | single.py      | deterministic, without memory                                                            |
+| dpm_solver.py  | DPM-Solver in eps, one step: of mixed orders, and adaptive                               |
 | multistep.py   | deterministic, through estimates of the past                                             |
 | ancestral.py   | DDPM, DDIM and all that step below the next level and add noise                          |
 | stochastic.py  | the reverse-time SDE: exponential integrators, ER-SDE, SA-Solver, predictor and corrector |
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from unnoise.diffusion import ancestral, consistency, multistep, options, single, stochastic
+from unnoise.diffusion import ancestral, consistency, dpm_solver, multistep, options, single, stochastic
 from unnoise.diffusion.steps import Level, Past, Solution, Step
 from unnoise.errors import UnknownName
 
@@ -47,7 +48,7 @@ class Solver:
         return options.of(self.step)
 
     def cost(self, steps: int) -> int:
-        """Evaluations of this many steps that end on the data, with the options' defaults; of `rk45` the least."""
+        """Evaluations of this many steps that end on the data, with the options' defaults; of `rk45` and `dpm_adaptive` the least."""
         return self.last if steps == 1 else (steps - 1) * self.evaluations + self.last + self.extra
 
     def with_options(self, options_: dict[str, Any]) -> Callable[[Step], Solution]:
@@ -85,6 +86,8 @@ SOLVERS = {
         Solver("sa_solver", stochastic.sa_solver, 2, 1, True, "stochastic Adams with a free corrector"),
         Solver("rk4", single.rk4, 4, 4, False, "the classical Runge-Kutta method, four evaluations a step"),
         Solver("rk45", single.rk45, 5, 7, False, "adaptive Runge-Kutta to a tolerance, between the times of the grid"),
+        Solver("dpm_fast", dpm_solver.dpm_fast, 3, 3, False, "DPM-Solver without memory, three evaluations a step; eta > 0 adds noise"),
+        Solver("dpm_adaptive", dpm_solver.dpm_adaptive, 3, 3, False, "DPM-Solver-23 to a tolerance, between the times of the grid"),
         Solver("pc", stochastic.pc, 1, 2, True, "score SDE's predictor and Langevin corrector", last=2),
         Solver("lcm", consistency.lcm, 0, 1, True, "for latent consistency models, one to eight steps"),
         Solver("consistency", consistency.consistency, 0, 1, True, "for consistency models, one or two steps"),
