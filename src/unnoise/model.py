@@ -111,6 +111,7 @@ class Model:
         sampler: str | None = None,
         sampler_options: dict[str, Any] | None = None,
         spacing: str | None = None,
+        spacing_options: dict[str, Any] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_images_per_prompt: int = 1,
@@ -123,8 +124,8 @@ class Model:
 
         guidance_scale: 1 is the prompt alone with half the evaluations, 0 ignores it. guidance_interval: shares of noise, 0 clean and 1
         pure noise, between which guidance acts. seed: picture i takes seed + i; None draws one. latents: unit-variance noise (b, c, h, w)
-        instead of the seeds' own. sampler_options: such as {"eta": 0.5} for ddim. output_type: "pil", "numpy", "pt" or "latent". Wrong
-        values raise ArgumentError before anything runs.
+        instead of the seeds' own. sampler_options: such as {"eta": 0.5} for ddim; spacing_options: such as {"ending": "first"}.
+        output_type: "pil", "numpy", "pt" or "latent". Wrong values raise ArgumentError before anything runs.
         """
         asked = request(self.spec, **{key: value for key, value in locals().items() if key not in ("self", "unknown")}, unknown=unknown)
         return self._stream(asked, self._start(asked, latents))
@@ -161,7 +162,8 @@ class Model:
         return latents.to(self.device, torch.float32)
 
     def plan(self, asked: Request) -> Plan:
-        return sampling.plan(self.schedule, asked.sampler, asked.steps, asked.spacing, **dict(asked.sampler_options))
+        how = (asked.sampler, asked.steps, asked.spacing, None, dict(asked.spacing_options))
+        return sampling.plan(self.schedule, *how, **dict(asked.sampler_options))
 
     def guidance(self, asked: Request) -> Guidance:
         positive, negative = (self.encode(texts, asked.height, asked.width) for texts in (asked.prompts, asked.negative_prompts))

@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from unnoise.checkpoints.specs import ModelSpec
+from unnoise.diffusion import grids
 from unnoise.diffusion.grids import GRIDS
 from unnoise.diffusion.noise import MAX_SEED
 from unnoise.diffusion.solvers import SOLVERS, solver
@@ -25,6 +26,7 @@ ARGUMENTS = (  # of `generate`; a test compares them with its signature
     "sampler",
     "sampler_options",
     "spacing",
+    "spacing_options",
     "height",
     "width",
     "num_images_per_prompt",
@@ -47,6 +49,7 @@ class Request:
     sampler: str
     sampler_options: tuple[tuple[str, Any], ...]
     spacing: str | None
+    spacing_options: tuple[tuple[str, Any], ...]
     steps: int
     guidance_scale: float
     guidance_rescale: float
@@ -59,6 +62,7 @@ class Request:
         """What all pictures of the request share, by the names of `generate`; options that are off are left out."""
         optional = {
             "sampler_options": dict(self.sampler_options) or None,
+            "spacing_options": dict(self.spacing_options) or None,
             "guidance_rescale": self.guidance_rescale or None,
         }
         kept = {key: value for key, value in optional.items() if value is not None}
@@ -90,31 +94,47 @@ def request(
     return Request(repeated[0], repeated[1], seeds, **_settings(spec, **settings))
 
 
-def _settings(
-    spec: ModelSpec, *, sampler: str | None, sampler_options: dict[str, Any] | None, spacing: str | None, output_type: str, **numbers: Any
-) -> dict[str, Any]:
+def _settings(spec: ModelSpec, *, output_type: str, **asked: Any) -> dict[str, Any]:
+    _name("output_type", output_type, OUTPUT_TYPES)
+    steps = asked["num_inference_steps"]
+    return {
+        "output_type": output_type,
+        "steps": _whole("num_inference_steps", spec.defaults.num_inference_steps if steps is None else steps, 1, MAX_STEPS),
+        **_sampling(spec, **{key: asked[key] for key in ("sampler", "sampler_options", "spacing", "spacing_options")}),
+        **_guidance(spec, **{key: asked[key] for key in ("guidance_scale", "guidance_rescale", "guidance_interval")}),
+        **{name: _side(spec, name, asked[name]) for name in ("height", "width")},
+    }
+
+
+def _sampling(spec: ModelSpec, sampler: Any, sampler_options: Any, spacing: Any, spacing_options: Any) -> dict[str, Any]:
     defaults = spec.defaults
     sampler = defaults.sampler if sampler is None else _name("sampler", sampler, SOLVERS)
-    options = {} if sampler_options is None else sampler_options
-    if not isinstance(options, Mapping):
-        raise ArgumentError(f"got sampler_options {options!r}: expected a dict such as {{'eta': 0.5}}")
-    solver(sampler).with_options(dict(options))
-    options = {name: value if isinstance(value, str) else float(value) for name, value in options.items()}  # for JSON
     if spacing is None:
         spacing = defaults.spacing if sampler == defaults.sampler else None
     else:
         _name("spacing", spacing, GRIDS)
-    _name("output_type", output_type, OUTPUT_TYPES)
-    steps = numbers["num_inference_steps"]
+    of_sampler, of_spacing = _options("sampler_options", sampler_options), _options("spacing_options", spacing_options)
+    solver(sampler).with_options(of_sampler)
+    grids.check(grids.default(spec.schedule.build()) if spacing is None else spacing, of_spacing)
     return {
         "sampler": sampler,
-        "sampler_options": tuple(sorted(options.items())),
+        "sampler_options": tuple(sorted(of_sampler.items())),
         "spacing": spacing,
-        "output_type": output_type,
-        "steps": _whole("num_inference_steps", defaults.num_inference_steps if steps is None else steps, 1, MAX_STEPS),
-        **_guidance(spec, **{key: numbers[key] for key in ("guidance_scale", "guidance_rescale", "guidance_interval")}),
-        **{name: _side(spec, name, numbers[name]) for name in ("height", "width")},
+        "spacing_options": tuple(sorted(of_spacing.items())),
     }
+
+
+def _options(name: str, options: Any) -> dict[str, Any]:
+    if options is not None and not isinstance(options, Mapping):
+        raise ArgumentError(f"got {name} {options!r}: expected a dict such as {{'eta': 0.5}}")
+    return {key: _plain(value) for key, value in (options or {}).items()}
+
+
+def _plain(value: Any) -> Any:
+    """Other libraries' numbers as Python's own, which JSON can hold."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _guidance(spec: ModelSpec, guidance_scale: Any, guidance_rescale: Any, guidance_interval: Any) -> dict[str, Any]:

@@ -6,8 +6,10 @@ In one dimension the probability-flow ODE keeps quantiles, so its solution is x_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -52,7 +54,7 @@ class Mixture:
 
     def at(self, schedule: Schedule, t: float, share: Tensor) -> Tensor:
         """The points of the marginal at time t that have these shares of it below them: a path of the exact ODE, as t runs."""
-        return self.quantile(share, schedule.alpha(t), schedule.sigma(t))
+        return _points(self, float(schedule.alpha(t)), float(schedule.sigma(t)), tuple(share.tolist()))
 
     def denoiser(self, schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
         """(x, t) -> E[x_0 | x_t = x], as the driver asks for it."""
@@ -62,6 +64,12 @@ class Mixture:
             return self.denoise(x, schedule.alpha(t).view(shape), schedule.sigma(t).view(shape))
 
         return denoise
+
+
+@lru_cache(maxsize=4096)
+def _points(mixture: Mixture, alpha: float, sigma: float, share: tuple[float, ...]) -> Tensor:
+    scales = (torch.tensor(value, dtype=torch.float64) for value in (alpha, sigma))
+    return mixture.quantile(torch.tensor(share, dtype=torch.float64), *scales)
 
 
 EASY = Mixture((0.4, 0.6), (-1.0, 1.0), (0.5, 0.5))
@@ -100,3 +108,30 @@ PROCESSES: dict[str, Schedule] = {
     "flow": schedules.flow(),
     "flow_shift3": schedules.flow(3.0),
 }
+
+ENDS = {  # one of every kind, for measuring orders between two levels that all of them have
+    "vp": PROCESSES["sd"],
+    "ve": PROCESSES["edm"],
+    "flow": PROCESSES["flow"],
+    "flow shift 3": PROCESSES["flow_shift3"],
+    "continuous vp": PROCESSES["continuous_vp"],
+}
+
+
+def even_times(schedule: Schedule, steps: int, low: float = 0.0291671582, high: float = 14.6146412293) -> Tensor:
+    """steps + 1 times, even in logsnr, between two levels sigma/alpha: those at the ends of Stable Diffusion's table.
+
+    Not to sigma 0: there the last step alone costs 2e-3.
+    """
+    return schedule.time(torch.linspace(-2 * math.log(high), -2 * math.log(low), steps + 1, dtype=torch.float64)).clamp(max=schedule.start)
+
+
+class Alternating:
+    """A cheap noise of variance 1: one and minus one in turn."""
+
+    def __init__(self) -> None:
+        self.sign = 1.0
+
+    def draw(self, like: Tensor) -> Tensor:
+        self.sign = -self.sign
+        return torch.full_like(like, self.sign)

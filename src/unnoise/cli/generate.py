@@ -19,6 +19,10 @@ def generate(
     negative_prompt: Annotated[str | None, typer.Option(help="What to keep out.")] = None,
     sampler: Annotated[str | None, typer.Option(help="A name from `unnoise samplers`.  [default: the model's]")] = None,
     spacing: Annotated[str | None, typer.Option(help="How the steps lie in time.  [default: the sampler's]")] = None,
+    sampler_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the sampler, such as eta=0.5.")
+    ] = None,
+    spacing_option: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the spacing: ending=first.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the sampler.  [default: the model's]")] = None,
     guidance: Annotated[float | None, typer.Option(help="How strongly to follow the prompt; 1 is none.  [default: the model's]")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed makes the same picture; -1 is random.  [default: random]")] = None,
@@ -45,6 +49,8 @@ def generate(
         guidance_scale=guidance,
         sampler=sampler,
         spacing=spacing,
+        sampler_options=requests.named_values("--sampler-option", sampler_option),
+        spacing_options=requests.named_values("--spacing-option", spacing_option),
         size=size,
         num_images_per_prompt=n,
         seed=seed,

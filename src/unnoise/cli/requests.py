@@ -16,6 +16,8 @@ OPTIONS = {  # the library's argument: the option that sets it
     "guidance_scale": "--guidance",
     "sampler": "--sampler",
     "spacing": "--spacing",
+    "sampler_options": "--sampler-option",
+    "spacing_options": "--spacing-option",
     "height": "--size (height)",
     "width": "--size (width)",
     "num_images_per_prompt": "--n",
@@ -37,6 +39,26 @@ def given(**options: Any) -> dict:
     for prompt in arguments.get("prompt", ()):
         check_text(prompt)
     return arguments
+
+
+def named_values(option: str, texts: list[str] | None) -> dict | None:
+    """["eta=0.5", "order=2"] -> {"eta": 0.5, "order": 2}; what is no number stays a text."""
+    values = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ArgumentError(f"{option}: got {text!r}, expected NAME=VALUE such as eta=0.5")
+        values[name] = _number(value)
+    return values or None
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def size(text: str) -> tuple[int, int]:

@@ -156,13 +156,20 @@ class _Rows:
 
     def slope(self, y: Tensor, u: Tensor) -> Generator[tuple[Tensor, list[Level]], Tensor, Tensor]:
         """eps - x_0 of every row at its own level."""
-        levels = [self.known.get(share) or _at_share(self.step, share) for share in u.tolist()]
+        levels = self.levels(u)
         alpha, sigma = (
             self.wide(torch.tensor(scales, dtype=torch.float64)) for scales in zip(*((v.alpha, v.sigma) for v in levels), strict=True)
         )
         x = y * (alpha + sigma)
         x0 = yield x, levels
         return (x - alpha * x0) / sigma - x0
+
+    def levels(self, u: Tensor) -> list[Level]:
+        """The level of every share; both ends exactly as the grid has them."""
+        schedule = self.step.schedule
+        t = schedule.time(2 * torch.log((1 - u) / u))
+        found = zip(u.tolist(), t.tolist(), schedule.alpha(t).tolist(), schedule.sigma(t).tolist(), strict=True)
+        return [self.known.get(share) or Level(*scales) for share, *scales in found]
 
     def move(self, y: Tensor, error: Tensor, rtol: float, atol: float) -> Tensor:
         """Take the step where its error is small enough (or NaN: the driver says so), and choose the next; returns which rows moved."""

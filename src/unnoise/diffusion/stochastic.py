@@ -157,7 +157,7 @@ def pc(
     variance: of the "ancestral" predictor; the authors take "posterior" for VE and "beta" for VP. norm: "batch" averages the norms of the
     Langevin step over the batch, as the authors' code does, which makes an image depend on the others in its batch.
     """
-    for _ in range(corrector_steps):
+    for _ in range(corrector_steps if step.here.alpha > 0 else 0):  # from pure noise a Langevin step has length 0
         x0 = yield step.x, step.here
         step.x = _langevin(step, x0, snr, norm)
     x0 = yield step.x, step.here
