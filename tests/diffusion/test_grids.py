@@ -9,7 +9,7 @@ import torch
 
 from diffusion.oracle import PROCESSES
 from unnoise.diffusion import schedules
-from unnoise.diffusion.grids import GRIDS, default, grid
+from unnoise.diffusion.grids import GRIDS, beta_quantile, default, grid
 from unnoise.diffusion.schedules import Discrete, Schedule
 from unnoise.errors import ArgumentError, UnknownName
 
@@ -125,8 +125,8 @@ def test_every_grid_falls_to_its_ending(schedule: Schedule, spacing: str, ending
         # no time twice, not even but for rounding: the noise level falls by more than that each step
         logsnr = schedule.logsnr(t)
         assert bool((logsnr[1:] - logsnr[:-1] > 1e-6).all()), steps
-        if len(t) < steps + 1:  # what is left out stood twice, or lay below the cleanest trained time
-            assert ending == "first" or spacing in ("leading", "flow")
+        if len(t) < steps + 1:  # what is left out stood twice (beta rounds to indices), or lay outside the process (SVD's table)
+            assert ending == "first" or spacing in ("leading", "flow", "beta", "ays_svd")
 
 
 @pytest.mark.parametrize("spacing", GRIDS)
@@ -202,3 +202,95 @@ def test_small_tables():
 def test_a_grid_without_a_step_is_refused(schedule: Schedule):
     with pytest.raises(ArgumentError, match="got 1 steps, spacing 'leading' and ending 'first', which hold one time: ask for more"):
         grid(schedule, "leading", 1, ending="first")
+
+
+# The newer spacings
+
+
+def test_beta_of_one_half_has_a_closed_form():
+    """Beta(1/2, 1/2) is the arcsine distribution: F(x) = 2/pi asin(sqrt(x)); Beta(1, 1) is the uniform one, Beta(2, 1) has F = x²."""
+    share = torch.linspace(0.001, 0.999, 301, dtype=torch.float64)
+    torch.testing.assert_close(beta_quantile(share, 0.5, 0.5), torch.sin(share * math.pi / 2) ** 2, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(beta_quantile(share, 1.0, 1.0), share, rtol=1e-12, atol=0)
+    torch.testing.assert_close(beta_quantile(share, 2.0, 1.0), share.sqrt(), rtol=1e-12, atol=0)
+
+
+def test_beta_is_dense_at_both_ends():
+    found = times("beta", 20)
+    steps = [a - b for a, b in zip(found, found[1:], strict=False)]
+    assert found[0] == 999 and max(steps) == pytest.approx(steps[9], abs=1) and steps[0] < 20 and steps[-1] < 30
+    assert times("beta", 20, a=1.0, b=1.0) == pytest.approx([999 * (1 - i / 20) for i in range(20)], abs=0.5)  # uniform
+
+
+SD3_28 = [1, 0.98738063, 0.97410777, 0.96012931, 0.94538745, 0.92981791, 0.91334895, 0.89590032, 0.87738194, 0.85769231, 0.83671668]
+SD3_28 += [0.81432482, 0.79036827, 0.7646771, 0.73705584, 0.70727848, 0.67508233, 0.64016018, 0.60215054, 0.560625, 0.51507208]
+SD3_28 += [0.46487603, 0.40928882, 0.34739264, 0.27804878, 0.19982699, 0.11090573, 0.00892857]
+
+
+def test_sd3_shifts_twice_at_the_clean_end():
+    """Stability's get_sigmas and diffusers agree: the last sigma is shift(shift(1/1000)), not shift(1/1000) = .00299."""
+    schedule = PROCESSES["flow_shift3"]
+    found = schedule.sigma(torch.tensor(times("sd3", 28, schedule), dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor(SD3_28, dtype=torch.float64), rtol=0, atol=5e-9)
+
+
+def test_exponential_is_even_in_the_logarithm_of_the_noise_level():
+    """On VP and VE that is sigma/alpha, and so the grid is `logsnr`; on a flow it is sigma, whose noisy end is finite."""
+    assert times("exponential", 12) == pytest.approx(times("logsnr", 12), abs=1e-9)
+    flow = PROCESSES["flow"]
+    sigma = flow.sigma(torch.tensor(times("exponential", 9, flow), dtype=torch.float64))
+    torch.testing.assert_close(sigma, torch.logspace(0, -3, 9, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_a_power_of_the_exponential():
+    """k-diffusion's polyexponential: ramp^rho in log sigma."""
+    edm = schedules.edm(0.03, 14.6)
+    ramp = torch.linspace(1, 0, 10, dtype=torch.float64) ** 0.7
+    expected = (ramp * math.log(14.6 / 0.03) + math.log(0.03)).exp()
+    torch.testing.assert_close(torch.tensor(times("exponential", 10, edm, rho=0.7), dtype=torch.float64), expected, rtol=1e-12, atol=0)
+
+
+AYS_TIMES = {  # the timesteps that the authors print beside their sigmas
+    "ays": [999, 850, 736, 645, 545, 455, 343, 233, 124, 24],
+    "ays_sdxl": [999, 845, 730, 587, 443, 310, 193, 116, 53, 13],
+}
+
+
+@pytest.mark.parametrize("spacing", AYS_TIMES)
+def test_align_your_steps(spacing: str):
+    """Their sigmas, put into Stable Diffusion's table, give their timesteps; other numbers of steps interpolate in log sigma."""
+    assert [round(t) for t in times(spacing, 10)] == pytest.approx(AYS_TIMES[spacing], abs=1)
+    twenty = torch.tensor(times(spacing, 20), dtype=torch.float64)
+    ratio = SD.sigma(twenty) / SD.alpha(twenty)
+    torch.testing.assert_close(ratio[1:-1:2], (ratio[:-2:2] * ratio[2::2]).sqrt(), rtol=1e-3, atol=0)  # the first is the table's own end
+
+
+def test_align_your_steps_of_a_very_noisy_table_on_a_short_process():
+    """SVD's starts at 700: what lies beyond this process's noisy end is one time, and stands once."""
+    found = times("ays_svd", 10)
+    assert found[0] == 999 and len(found) < 10 and found[1] < 999
+
+
+def test_karras_with_another_rho():
+    found = torch.tensor(times("karras", 5, schedules.edm(), rho=1.0), dtype=torch.float64)
+    torch.testing.assert_close(found, torch.linspace(80, 0.002, 5, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    "spacing, options, message",
+    [
+        ("karras", {"rhu": 7}, "unknown option of spacing 'karras' 'rhu': did you mean 'rho'"),
+        ("karras", {"rho": 0}, "got rho 0 as option of spacing 'karras': expected a number above 0"),
+        ("beta", {"a": math.nan}, "got a nan as option of spacing 'beta': expected a number above 0"),
+        ("leading", {"offset": 1.5}, "got offset 1.5 as option of spacing 'leading': expected a whole number from 0 to 1000"),
+        ("flow", {"offset": 1}, "unknown option of spacing 'flow' 'offset'"),
+        ("flow", {"ending": "clear"}, "unknown ending 'clear': did you mean 'clean'"),
+    ],
+)
+def test_wrong_options_are_refused(spacing: str, options: dict, message: str):
+    with pytest.raises(ArgumentError if "got" in message else UnknownName, match=message):
+        grid(SD, spacing, 5, **options)
+
+
+def test_offsets_of_the_classic_spacings_stop_at_the_end():
+    assert times("trailing", 4, offset=1) == [999, 750, 500, 250] and times("linspace", 4, offset=3) == [999, 669, 336, 3]

@@ -16,7 +16,7 @@ PAIRS = [
     pytest.param(prediction, schedule, id=f"{prediction.name}-{name}")
     for prediction in PREDICTIONS.values()
     for name, schedule in PROCESSES.items()
-    if prediction.name != "edm" or isinstance(schedule, VE)  # EDM's coefficients are those of a VE process
+    if prediction.name not in ("edm", "consistency") or isinstance(schedule, VE)  # their coefficients are those of a VE process
 ]
 
 
@@ -100,11 +100,34 @@ def test_edm_makes_unit_variance():
         torch.testing.assert_close(value.var(1), torch.ones(4, dtype=torch.float64), rtol=0, atol=five_errors)
 
 
-def test_only_edm_scales_its_input():
+def test_only_edm_and_consistency_scale_their_input():
     a, s = torch.tensor(0.6), torch.tensor(0.8)
-    assert {name: float(p.scale_in(a, s)) for name, p in PREDICTIONS.items() if name != "edm"} == dict.fromkeys(
-        ["eps", "x0", "v", "flow"], 1.0
-    )
+    scaled = {name: float(p.scale_in(a, s)) for name, p in PREDICTIONS.items()}
+    assert scaled.pop("edm") == scaled.pop("consistency") == pytest.approx(0.89**-0.5)
+    assert scaled == dict.fromkeys(["eps", "x0", "v", "flow"], 1.0)
+
+
+def test_a_consistency_function_is_the_identity_at_its_end():
+    """Song et al. 2023, eq. 5: f(x, sigma_min) = x whatever the network says; an LCM's is at timestep 0."""
+    x, said = example(3)
+    least = torch.full((3, 1), 0.002, dtype=torch.float64)
+    assert torch.equal(predictions.consistency().x0(said, x, torch.ones_like(least), least), x)
+    table = PROCESSES["sd"]
+    alpha, sigma = (value.expand(3, 1) for value in (table.alpha(0.0), table.sigma(0.0)))
+    torch.testing.assert_close(predictions.lcm(table).x0(said, x, alpha, sigma), x, rtol=0, atol=1e-9)
+
+
+def test_consistency_scalings_by_their_papers():
+    """sigma 1: skip .25/(.998² + .25), out .998 * .5/sqrt(1.25). LCM at t = 1, s = 10: skip .25/100.25, out 10/sqrt(100.25) of eps' x_0."""
+    one = torch.ones(1, dtype=torch.float64)
+    skip, out = (float(value) for value in predictions.consistency().coefficients(one, one))
+    assert (skip, out) == pytest.approx((0.25 / (0.998**2 + 0.25), 0.499 / 1.25**0.5), rel=1e-12)
+    table = PROCESSES["sd"]
+    alpha, sigma = table.alpha(one), table.sigma(one)
+    skip, out = predictions.lcm(table).coefficients(alpha, sigma)
+    scale = 10 / 100.25**0.5
+    torch.testing.assert_close(skip, 0.25 / 100.25 + scale / alpha)
+    torch.testing.assert_close(out, -scale * sigma / alpha)
 
 
 def test_names():

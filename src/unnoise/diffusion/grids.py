@@ -145,14 +145,17 @@ def beta_cdf(x: Tensor, a: float, b: float) -> Tensor:
 
 def _even(schedule: Schedule, steps: int, measure: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor]) -> Tensor:
     """Even in `measure` of logsnr, from the noisy end to index 0. The first time is the noisy end itself."""
-    clean, noisy = schedule.logsnr(schedule.first), schedule.logsnr(schedule.start)
-    if not isinstance(schedule, VE) and not (isinstance(schedule, Flow) and bool(torch.isfinite(measure(noisy)))):
-        noisy = noisy.clamp(min=MIN_LOGSNR)  # not of VE: its data never fades, however large sigma_max is
     part = torch.linspace(0, 1, steps, dtype=torch.float64)
-    found = schedule.time(inverse(torch.lerp(measure(noisy), measure(clean), part)))
+    found = schedule.time(inverse(torch.lerp(measure(_noisy(schedule)), measure(schedule.logsnr(schedule.first)), part)))
     found[-1] = schedule.first  # not a rounding error beside it
     found[0] = schedule.start
     return found
+
+
+def _noisy(schedule: Schedule) -> Tensor:
+    """logsnr where an even spacing starts."""
+    logsnr = schedule.logsnr(schedule.start)
+    return logsnr if isinstance(schedule, VE) else logsnr.clamp(min=MIN_LOGSNR)  # VE's data never fades, however large sigma_max is
 
 
 def logsnr(schedule: Schedule, steps: int) -> Tensor:
@@ -167,22 +170,18 @@ def karras(schedule: Schedule, steps: int, *, rho: Positive = 7.0) -> Tensor:
 def exponential(schedule: Schedule, steps: int, *, rho: Positive = 1.0) -> Tensor:
     """Even in the logarithm of the noise level, or in its power 1/rho (k-diffusion's polyexponential).
 
-    The level is sigma / alpha, which makes this `logsnr` (rho 1); on a flow it is sigma, so that the noisy end is finite.
+    The level is sigma / alpha, which makes this `logsnr` for rho 1; on a flow it is sigma, so that the noisy end is finite.
     """
-
-    def level(logsnr: Tensor) -> Tensor:
-        return torch.nn.functional.logsigmoid(-logsnr / 2) if isinstance(schedule, Flow) else -logsnr / 2
-
-    def inverse(value: Tensor) -> Tensor:
-        return -2 * (value - torch.log(-torch.expm1(value))) if isinstance(schedule, Flow) else -2 * value
-
-    clean, noisy = (level(schedule.logsnr(t)) for t in (schedule.first, schedule.start))
-    return _even(
-        schedule,
-        steps,
-        lambda logsnr: ((level(logsnr) - clean) / (noisy - clean)).clamp(min=0) ** (1 / rho),
-        lambda part: inverse(clean + part**rho * (noisy - clean)),
-    )
+    part = torch.linspace(1, 0, steps, dtype=torch.float64) ** rho
+    if isinstance(schedule, Flow):
+        clean = schedule.sigma(schedule.first).log()
+        sigma = ((1 - part) * clean).exp()
+        found = schedule.time(2 * (torch.log1p(-sigma) - sigma.log()))
+    else:
+        found = schedule.time(torch.lerp(schedule.logsnr(schedule.first), _noisy(schedule), part))
+    found[-1] = schedule.first
+    found[0] = schedule.start
+    return found
 
 
 def flow(schedule: Schedule, steps: int) -> Tensor:
