@@ -98,6 +98,14 @@ def test_a_budget_buys_the_most_steps_that_it_can(name):
         assert steps == budget or costs.of((name, "flow"), steps + 1) > budget
 
 
+@pytest.mark.parametrize("process", ["flow", "zero_snr"])
+def test_what_was_tried_on_one_spacing_holds_on_the_others(process):
+    shared, adaptive = Costs(mixture.process(process)), {"rk45", "dpm_adaptive"}
+    for name in set(SOLVERS) - adaptive:
+        for spacing in GRIDS:
+            assert shared.of((name, spacing), 3) == Costs(shared.schedule).of((name, spacing), 3), (name, spacing)
+
+
 @pytest.mark.slow
 def test_every_sampler_and_spacing_is_a_row():
     report = compare(bench(mixture_subject("edm", numbers=50), budgets=[6]))

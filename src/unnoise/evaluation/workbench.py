@@ -208,12 +208,12 @@ def carry(subject: Subject, budget: int, **plan: Any) -> Outcome:
 class Costs:
     """How many questions a sampler asks, tried on one number whose denoiser is cheap: the exact one of N(0, 1/4).
 
-    That depends on how many steps there are and not on where they lie, so what was tried on one spacing serves the others. An adaptive
-    solver's questions do depend on it, a little; its real run is held to its budget.
+    That depends on how many steps there are, and on whether the first starts from pure noise, where some ask once more; not on where else
+    they lie. So what was tried on one spacing serves the others. An adaptive solver is not so regular: its real run is held to its budget.
     """
 
     schedule: Schedule
-    tried: dict[tuple[str, int], int] = field(default_factory=dict)
+    tried: dict[tuple[str, int, bool], int] = field(default_factory=dict)
 
     def most_steps(self, pair: Pair, budget: int) -> int:
         """The most steps that ask at most `budget` questions; 0 where one step asks for more. The cost grows with the steps."""
@@ -222,9 +222,10 @@ class Costs:
     def of(self, pair: Pair, steps: int) -> int:
         """Questions of a run; 0 where it cannot be run, and the real run will say why."""
         try:
-            key = (pair[0], len(grid(self.schedule, pair[1], steps)))
+            times = grid(self.schedule, pair[1], steps)
         except UnnoiseError:
             return 0
+        key = (pair[0], len(times), float(self.schedule.alpha(times[0])) == 0)
         if key not in self.tried:
             self.tried[key] = self._try(pair, steps)
         return self.tried[key]
