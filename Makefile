@@ -35,10 +35,10 @@ types: $(VENV)/.installed-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 fast: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n auto -m slow
 
 # The stamps are older than pyproject.toml or constraints.txt only when something must be installed again.
 $(VENV)/.created:

@@ -74,18 +74,21 @@ def predicted(schedule: Schedule):
 
 
 EXTRAPOLATING = ("lms", "pndm", "ipndm")  # their last step, onto the data, goes on along their slopes; all others return the estimate
-EAGER = (*EXTRAPOLATING, "heun", "dpm2", "dpm2_ancestral", "deis", "dpm_fast", "dpmpp_3m_sde", "sa_solver")  # see `limit`
+# These leave the range in few steps; see `limit`
+EAGER = (*EXTRAPOLATING, "heun", "dpm2", "dpm2_ancestral", "deis", "dpm_fast", "dpmpp_3m", "unipc", "dpmpp_3m_sde", "sa_solver")
 
 
 def limit(plan: Plan, sampler: str, options: dict) -> float:
     """Six standard deviations from a mean of the data, but for methods that are as their papers have them and leave it in few steps.
 
     Those that follow slopes in sigma/alpha, or parabolas through noisy estimates, overshoot where it falls a hundredfold in a few steps;
-    DDPM's large variance, and score SDE's predictors, add noise of the level left behind, on VE up to 80.
+    DDPM's large variance, and score SDE's predictors, add noise of the level left behind, on VE up to 80. Langevin steps are as long as
+    the norm of an image's noise over that of its score, which for images of one number can be anything.
     """
-    few = len(plan.levels) <= 21
+    few = len(plan.levels) <= (51 if isinstance(plan.schedule, VE) else 21)
     floods = sampler == "pc" or options.get("variance") == "beta" or options.get("clock") == "sigma"
-    return math.inf if few and (sampler in EAGER or floods) else 4.0
+    langevin = sampler == "pc" and options.get("corrector_steps") != 0
+    return math.inf if langevin or (few and (sampler in EAGER or floods)) else 4.0
 
 
 def drive(runs: list[Run], denoiser) -> dict[Run, State]:
