@@ -53,7 +53,7 @@ def test_a_model(command, tiny, monkeypatch):
     asked = ("--model", tiny, "--prompt", "a red apple", "--prompt", "빨간 사과", "-n", 1, *QUICK)
     outcome = command("bench", "solvers", *asked, *TWO, "--json")
     report = json.loads(outcome.out)
-    assert outcome.code == 0 and "'a red apple', '빨간 사과', 1 pictures" in report["subject"], outcome.err
+    assert outcome.code == 0 and "'a red apple', '빨간 사과', 1 picture each" in report["subject"], outcome.err
     assert 0 < report["reference_error"] and "at 40 evaluations" in report["reference"]
     assert all(entry["error"] > 0 for entry in report["rows"]) and report["floor"] is None
     told = command("bench", "solvers", *asked, "--samplers", "euler")

@@ -98,6 +98,7 @@ def test_a_budget_buys_the_most_steps_that_it_can(name):
         assert steps == budget or costs.of((name, "flow"), steps + 1) > budget
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", ["flow", "zero_snr"])
 def test_what_was_tried_on_one_spacing_holds_on_the_others(process):
     shared, adaptive = Costs(mixture.process(process)), {"rk45", "dpm_adaptive"}

@@ -99,7 +99,8 @@ def model_subject(model: Model, prompts: Sequence[str], *, seed: int = 0, pictur
         drawn = noise.draw(torch.empty(len(asked.seeds), model.spec.channels, asked.height, asked.width, device=model.device))
         return Run(sampling.initial(drawn, plan), plan, noise, guidance)
 
-    name = f"{model.spec.name}: {', '.join(map(repr, prompts))}, {pictures} pictures, guidance {asked.guidance_scale:g}"
+    drawn = f"{pictures} picture{'s' if pictures > 1 else ''} each"
+    name = f"{model.spec.name}: {', '.join(map(repr, prompts))}, {drawn}, guidance {asked.guidance_scale:g}"
     return Subject(name, f"schedule {model.spec.schedule.kind}", model.schedule, model.denoiser, begin)
 
 
