@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -87,10 +88,9 @@ def _closed_form(schedule: Schedule, process: str, seed: int, numbers: int) -> S
 
 def model_subject(model: Model, prompts: Sequence[str], *, seed: int = 0, pictures: int = 2) -> Subject:
     """A model on its own guidance scale and size, `pictures` of each prompt. Raises ArgumentError for prompts that cannot be drawn."""
-    unset = dict.fromkeys(("num_inference_steps", "guidance_scale", "guidance_interval", "sampler", "sampler_options", "spacing"))
-    size = {"height": None, "width": None, "guidance_rescale": 0.0, "output_type": "latent"}
-    texts = {"prompt": list(prompts), "negative_prompt": "", "num_images_per_prompt": pictures, "seed": seed}
-    asked = request(model.spec, **texts, unknown={}, **unset, **size)
+    usual = {name: given.default for name, given in signature(model.stream).parameters.items() if given.kind is given.KEYWORD_ONLY}
+    given = {**usual, "prompt": list(prompts), "num_images_per_prompt": pictures, "seed": seed}
+    asked = request(model.spec, **given, unknown={})
     with torch.no_grad():
         guidance = model.guidance(asked)
 
