@@ -103,7 +103,7 @@ SETTINGS = [
         "height": (16, 24)[i % 2],
         "spacing": (None, "linspace", "karras")[i % 3],
     }
-    for i in range(16)
+    for i in range(len(SOLVERS))
 ]
 
 
@@ -194,6 +194,17 @@ def test_the_seeds_own_noise_as_latents_is_the_seed(unet, sampler, options):
     assert torch.equal(latents(unet, PROMPTS[:2], latents=noise, **asked), latents(unet, PROMPTS[:2], **asked))
 
 
+def test_options_of_the_spacing_reach_the_plan(unet):
+    """Both of DDIM's endings, and numpy's numbers as options; the record keeps what was asked."""
+    asked = {"sampler": "ddim", "spacing": "karras", "num_inference_steps": 4, "seed": 3}
+    clean, first = (latents(unet, **asked, spacing_options=options) for options in (None, {"ending": "first"}))
+    assert not torch.equal(clean, first)
+    result = unet.generate("x", **asked, spacing_options={"rho": np.float32(3), "ending": "first"}, sampler_options={"eta": np.int64(1)})
+    record = json.loads(json.dumps(result.metadata[0]))
+    assert record["spacing_options"] == {"rho": 3.0, "ending": "first"} and record["sampler_options"] == {"eta": 1}
+    assert torch.equal(latents(unet, "x", sampler="unipc", sampler_options={"order": np.int64(2)}), latents(unet, "x", sampler="unipc"))
+
+
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_a_model_with_a_learned_variance(tmp_path, scale):
     """A DiT of twice the channels, through ddpm: its own variance is neither of the two that the schedule knows."""
@@ -251,6 +262,7 @@ WRONG = {  # argument: values, and what the line expects
     "sampler": (["", "eular", 3, True, ["euler"], "euler\n"], "unknown sampler"),
     "sampler_options": ([[], "eta", {"etta": 1}, {"eta": "1"}, {"eta": float("nan")}, {"eta": -1}, {"eta": None}], "eta"),
     "spacing": (["", "karas", 3, ["karras"]], "unknown spacing"),
+    "spacing_options": ([[], "rho", {"ending": "clear"}, {"offset": 1.5}, {"rho": 7}], ""),
     "height": ([0, -16, 18, 2052, 16.0, "16", True, 10**30], "expected a"),
     "width": ([0, -16, 18, 2052, 16.0, "16", True, 10**30], "expected a"),
     "num_images_per_prompt": ([0, -1, 1025, 1.0, "1", None, True], "expected a whole number from 1 to 1024"),
@@ -285,7 +297,7 @@ def test_wrong_values_are_refused_before_anything_runs(unet, monkeypatch, name):
         with pytest.raises(ArgumentError) as refused:
             unet.stream(**given)  # not iterated: the refusal comes with the call
         message = str(refused.value)
-        named = name in message or "option of sampler" in message
+        named = name in message or "option of sampler" in message or "spacing" in message or "ending" in message
         assert expected in message and named and "\n" not in message and len(message) < 300, (value, message)
 
 
@@ -322,12 +334,14 @@ def test_steps_of_a_table_are_at_most_its_entries(tmp_path):
 # Records
 
 
-@pytest.mark.parametrize("index", range(0, 16, 3))
+@pytest.mark.parametrize("index", range(0, len(SOLVERS), 3))
 def test_a_record_makes_the_picture_again(unet, index):
     """Through JSON, as a file holds it; by a model loaded anew."""
     settings = {**SETTINGS[index], "prompt": [PROMPTS[0], SETTINGS[index]["prompt"]], "negative_prompt": ["", "흐림"]}
     if SETTINGS[index]["sampler"] == "ddim":
         settings["sampler_options"] = {"eta": 0.7}
+    if SETTINGS[index].get("spacing") == "karras":
+        settings["spacing_options"] = {"rho": 5, "ending": "first"}
     made = unet.generate(**settings, guidance_interval=(0.1, 0.9))
     for picture, record in zip(made.images, made.metadata, strict=True):
         given = arguments(json.loads(json.dumps(record)))

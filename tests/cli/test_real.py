@@ -63,6 +63,8 @@ def test_a_picture_is_made_again_from_what_it_carries(command, model):
     "options",
     [
         ["--sampler", "ddim", "--spacing", "karras"],
+        ["--sampler", "ddim", "--sampler-option", "eta=0.5", "--spacing", "karras", "--spacing-option", "ending=first"],
+        ["--sampler", "unipc", "--sampler-option", "order=3", "--spacing", "leading", "--spacing-option", "offset=1"],
         ["--sampler", "ddpm", "--negative-prompt", "green, 초록"],
         ["--guidance", "1", "--size", "80x64"],
         ["--guidance", "0", "--dtype", "bfloat16"],

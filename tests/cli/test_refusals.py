@@ -29,6 +29,8 @@ WRONG = {  # case: arguments, exit code, what the line names
     "size with a line end": (["generate", "x", "--size", "6\n4"], 2, "expected WIDTHxHEIGHT"),
     "size of many digits": (["generate", "x", "--size", "9" * 5000 + "x1"], 2, "expected WIDTHxHEIGHT"),
     "unknown sampler": (["generate", "x", "--sampler", "eular"], 2, "did you mean 'euler'"),
+    "option of a sampler without a value": (["generate", "x", "--sampler-option", "eta"], 2, "--sampler-option: got 'eta'"),
+    "option of a spacing without a name": (["generate", "x", "--spacing-option", "=1"], 2, "expected NAME=VALUE"),
     "unknown model": (["generate", "x", "--model", "emojy"], 2, "did you mean 'emoji'"),
     "no UTF-8": (["generate", "\udcff"], 2, "not valid UTF-8"),
     "two pictures, one file": (["generate", "x y", "-n", "2", "--out", "a.png"], 2, "give a folder"),

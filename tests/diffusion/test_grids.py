@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -217,7 +218,7 @@ def test_beta_of_one_half_has_a_closed_form():
 
 def test_beta_is_dense_at_both_ends():
     found = times("beta", 20)
-    steps = [a - b for a, b in zip(found, found[1:], strict=False)]
+    steps = [a - b for a, b in pairwise(found)]
     assert found[0] == 999 and max(steps) == pytest.approx(steps[9], abs=1) and steps[0] < 20 and steps[-1] < 30
     assert times("beta", 20, a=1.0, b=1.0) == pytest.approx([999 * (1 - i / 20) for i in range(20)], abs=0.5)  # uniform
 

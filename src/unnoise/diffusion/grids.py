@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -109,8 +110,12 @@ def trailing(schedule: Schedule, steps: int, *, offset: Offset = 0) -> Tensor:
 
 def beta(schedule: Schedule, steps: int, *, a: Positive = 0.6, b: Positive = 0.6) -> Tensor:
     """Quantiles of the beta distribution (Lee et al. 2024, section 4): with 0.6 both ends of time have more steps than the middle."""
-    share = 1 - torch.arange(steps, dtype=torch.float64) / steps
-    return _time(schedule, (_size(schedule) - 1) * beta_quantile(share, a, b))
+    return _time(schedule, (_size(schedule) - 1) * _beta_quantiles(steps, float(a), float(b)))
+
+
+@lru_cache(maxsize=64)
+def _beta_quantiles(steps: int, a: float, b: float) -> Tensor:
+    return beta_quantile(1 - torch.arange(steps, dtype=torch.float64) / steps, a, b)
 
 
 def beta_quantile(share: Tensor, a: float, b: float) -> Tensor:

@@ -66,7 +66,7 @@ def dpmpp_3m(step: Step, *, coefficients: Literal["exact", "released"] = "exact"
     Euler's step and gives the parabola's square term half its weight, as the authors' code, k-diffusion and diffusers do: order 2.
     """
     known, exact = step.known[:2], coefficients == "exact"
-    if exact and not known:
+    if exact and not known and step.here.alpha > 0:
         return (yield from dpmpp_2s(step))
     x0 = yield step.x, step.here
     if not known or step.next.sigma == 0:
