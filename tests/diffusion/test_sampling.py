@@ -238,7 +238,8 @@ def test_what_is_not_finite_is_named_with_its_step(sampler: str):
         calls += 1
         return x * (math.nan if calls > 3 * SOLVERS[sampler].evaluations else 0.5)
 
-    with pytest.raises(NonFiniteError, match="not finite after step 4 of 10"):
+    step = 3 if sampler == "dpm_adaptive" else 4  # it takes the first interval in two
+    with pytest.raises(NonFiniteError, match=f"not finite after step {step} of 10"):
         sample(denoiser, torch.ones(1, 1), schedule=SD, sampler=sampler, steps=10)
 
 

@@ -174,7 +174,8 @@ def test_the_declared_evaluations(sampler: str):
         return 0.5 * x
 
     sample(denoiser, ones(), schedule=EDM, sampler=sampler, steps=18)
-    assert asked == SOLVERS[sampler].cost(18) if sampler != "rk45" else asked >= SOLVERS[sampler].cost(18)
+    least = SOLVERS[sampler].cost(18)
+    assert asked >= least if sampler in ("rk45", "dpm_adaptive") else asked == least
 
 
 def test_names_and_options():

@@ -1,9 +1,10 @@
 """DPM-Solver in eps: one step with one to three evaluations in it, each of its own order (`dpm_fast`) or its own size (`dpm_adaptive`).
 
-Over lam = log(alpha / sigma) and with z = lam_s - lam_t, the probability-flow ODE for an eps that is linear in lam has the exact step
+With lam = log(alpha / sigma), z = lam_s - lam_t and x_t = alpha_t x_0 + sigma_t eps, the step of the probability-flow ODE from t to s is
 
-    x_s = alpha_s / alpha_t x_t - sigma_s ((e^z - 1) eps_t + (e^z - 1 - z) d eps / d lam)          (Lu et al. 2022a, eq. 3.4)
+    x_s = alpha_s x_0 + sigma_s (eps - (e^z - 1 - z) d eps / d lam)
 
+exact where eps is linear in lam (Lu et al. 2022a, eq. 3.4).
 A step from pure noise (lam = -inf) is Euler's, and so is the step onto the data (lam = inf), which returns x_0.
 """
 
@@ -59,13 +60,17 @@ class _Places:
     alpha: Tensor  # (b, 1, ...), as x
     sigma: Tensor
 
+    def state(self, x0: Tensor, eps: Tensor) -> Tensor:
+        return self.alpha * x0 + self.sigma * eps
+
 
 def _places(step: Step, lam: Tensor) -> _Places:
     t = step.schedule.time(2 * lam)
     scales = (values.tolist() for values in (t, step.schedule.alpha(t), step.schedule.sigma(t)))
     ends = {step.here.lam: step.here, step.next.lam: step.next}  # their times, not a rounding error beside them
     levels = [ends.get(value) or Level(*scale) for value, *scale in zip(lam.tolist(), *scales, strict=True)]
-    alpha, sigma = (torch.tensor([getattr(level, name) for level in levels], dtype=torch.float64) for name in ("alpha", "sigma"))
+    names = ("lam", "alpha", "sigma")  # lam of the levels that were found: a table's inverse is rounded where it is steep
+    lam, alpha, sigma = (torch.tensor([getattr(level, name) for level in levels], dtype=torch.float64) for name in names)
     return _Places(levels, lam, _wide(alpha, step.x), _wide(sigma, step.x))
 
 
@@ -79,38 +84,33 @@ def _singlestep(step: Step, x: Tensor, start: Tensor, end: Tensor, order: int) -
 
     DPM-Solver-1 to -3 (Lu et al. 2022a, eq. 3.7 and algorithms 1 and 2), which also look at 1/2 of the step, or at 1/3 and 2/3.
     """
-    here, there, h = _places(step, start), _places(step, end), end - start
-    eps = yield from _eps(x, here)
-    first = _along(x, here, there, eps)
+    here, there = _places(step, start), _places(step, end)
+    x0 = yield x, here.levels
+    eps = (x - here.alpha * x0) / here.sigma
+    first = there.state(x0, eps)
     if order == 1:
         return first, first
-    slope = yield from _slope(x, here, _places(step, start + h / order), eps)
-    second = _along(x, here, there, eps + _wide(h / 2, x) * slope)
+    mid = _places(step, start + (end - start) / order)
+    slope = yield from _slope(here, mid, eps, mid.state(x0, eps))
+    h = there.lam - here.lam
+    second = there.state(x0, eps - _wide(torch.expm1(h) * h / 2, x) * slope)
     if order == 2:
         return first, second
-    slope = yield from _slope(x, here, _places(step, start + h * 2 / 3), eps, slope)
-    return second, _along(x, here, there, eps, slope)
+    late = _places(step, start + (end - start) * 2 / 3)
+    slope = yield from _slope(here, late, eps, late.state(x0, eps - _linear(here, late, x) * slope))
+    return second, there.state(x0, eps - _linear(here, there, x) * slope)
 
 
-def _eps(x: Tensor, at: _Places) -> Generator[tuple, Tensor, Tensor]:
-    """The noise in x."""
-    x0 = yield x, at.levels
-    return (x - at.alpha * x0) / at.sigma
+def _slope(here: _Places, there: _Places, eps: Tensor, x: Tensor) -> Generator[tuple, Tensor, Tensor]:
+    """d eps / d lam between two places; x is the state at the second."""
+    x0 = yield x, there.levels
+    return ((x - there.alpha * x0) / there.sigma - eps) / _wide((there.lam - here.lam).clamp(min=SMALLEST), x)
 
 
-def _along(x: Tensor, here: _Places, to: _Places, eps: Tensor, slope: Tensor | None = None) -> Tensor:
-    """The exact step for an eps that is constant, or linear in lam (see the top)."""
-    z = to.lam - here.lam
-    pull = _wide(torch.expm1(z), x) * eps
-    if slope is not None:
-        pull = pull + _wide(torch.expm1(z) - z, x) * slope
-    return to.alpha / here.alpha * x - to.sigma * pull
-
-
-def _slope(x: Tensor, here: _Places, to: _Places, eps: Tensor, slope: Tensor | None = None) -> Generator[tuple, Tensor, Tensor]:
-    """d eps / d lam, from here to where the slope that is known so far leads."""
-    found = yield from _eps(_along(x, here, to, eps, slope), to)
-    return (found - eps) / _wide((to.lam - here.lam).clamp(min=SMALLEST), x)
+def _linear(here: _Places, there: _Places, x: Tensor) -> Tensor:
+    """e^z - 1 - z: the weight of the slope."""
+    z = there.lam - here.lam
+    return _wide(torch.expm1(z) - z, x)
 
 
 SMALLEST = 1e-7  # step in lam: below it rounding decides
@@ -144,7 +144,7 @@ def dpm_adaptive(
         to = torch.minimum(lam + pace.h, end)
         low, high = yield from _singlestep(step, x, lam, to, order)
         scale = (rtol * torch.maximum(low.abs(), before.abs())).clamp(min=atol)
-        error = ((low - high) / scale).flatten(1).double().square().mean(1).sqrt().cpu()
+        error = ((low - high) / scale).reshape(len(x), -1).double().square().mean(1).sqrt().cpu()
         taken = pace.take(error)
         moved = _wide(taken, x) > 0
         x, before, lam = torch.where(moved, high, x), torch.where(moved, low, before), torch.where(taken, to, lam)
