@@ -11,7 +11,7 @@ A step from pure noise (lam = -inf) is Euler's, and so is the step onto the data
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -46,17 +46,16 @@ def _whole(step: Step, order: int) -> Solution:
     if math.isinf(step.h):
         x0 = yield step.x, step.here
         return step.toward(x0)
-    start, end = (torch.full((len(step.x),), level.lam, dtype=torch.float64) for level in (step.here, step.next))
-    _, x = yield from _singlestep(step, step.x, start, end, order)
+    rows = len(step.x)
+    _, x = yield from _singlestep(step, step.x, [step.here.lam] * rows, [step.next.lam] * rows, order)
     return x
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Where every image stands."""
+    """Where every image stands. What is one number an image is a float: a tensor's logarithms may depend on its length, in the last bit."""
 
     levels: list[Level]
-    lam: Tensor  # (b,) float64
     alpha: Tensor  # (b, 1, ...), as x
     sigma: Tensor
 
@@ -64,23 +63,32 @@ class _Places:
         return self.alpha * x0 + self.sigma * eps
 
 
-def _places(step: Step, lam: Tensor) -> _Places:
-    t = step.schedule.time(2 * lam)
-    scales = (values.tolist() for values in (t, step.schedule.alpha(t), step.schedule.sigma(t)))
-    ends = {step.here.lam: step.here, step.next.lam: step.next}  # their times, not a rounding error beside them
-    levels = [ends.get(value) or Level(*scale) for value, *scale in zip(lam.tolist(), *scales, strict=True)]
-    names = ("lam", "alpha", "sigma")  # lam of the levels that were found: a table's inverse is rounded where it is steep
-    lam, alpha, sigma = (torch.tensor([getattr(level, name) for level in levels], dtype=torch.float64) for name in names)
-    return _Places(levels, lam, _wide(alpha, step.x), _wide(sigma, step.x))
+def _places(step: Step, lam: Sequence[float]) -> _Places:
+    found = {step.here.lam: step.here, step.next.lam: step.next}  # their times, not a rounding error beside them
+    found |= {value: step.at(value) for value in set(lam) - set(found)}
+    levels = [found[value] for value in lam]
+    return _Places(levels, _wide([level.alpha for level in levels], step.x), _wide([level.sigma for level in levels], step.x))
 
 
-def _wide(rows: Tensor, x: Tensor) -> Tensor:
+def _wide(rows: Sequence[float], x: Tensor) -> Tensor:
     """One number an image, against x."""
-    return rows.to(x).view(-1, *[1] * (x.ndim - 1))
+    return torch.tensor(rows, dtype=torch.float64).to(x).view(-1, *[1] * (x.ndim - 1))
 
 
-def _singlestep(step: Step, x: Tensor, start: Tensor, end: Tensor, order: int) -> Generator[tuple, Tensor, tuple[Tensor, Tensor]]:
-    """From lam (b,) to lam (b,): the solution of the order below, which costs no evaluation of its own, and that of this order.
+def _part(start: Sequence[float], end: Sequence[float], part: float) -> list[float]:
+    return [a + part * (b - a) for a, b in zip(start, end, strict=True)]
+
+
+def _weights(here: _Places, there: _Places, weight: Callable[[float], float], x: Tensor) -> Tensor:
+    """A function of the step in lam, of every image; what has arrived has a step of 0."""
+    pairs = zip(here.levels, there.levels, strict=True)
+    return _wide([weight(max(to.lam - at.lam, SMALLEST)) for at, to in pairs], x)
+
+
+def _singlestep(
+    step: Step, x: Tensor, start: Sequence[float], end: Sequence[float], order: int
+) -> Generator[tuple, Tensor, tuple[Tensor, Tensor]]:
+    """From lam to lam, one an image: the solution of the order below, which costs no evaluation of its own, and that of this order.
 
     DPM-Solver-1 to -3 (Lu et al. 2022a, eq. 3.7 and algorithms 1 and 2), which also look at 1/2 of the step, or at 1/3 and 2/3.
     """
@@ -90,32 +98,31 @@ def _singlestep(step: Step, x: Tensor, start: Tensor, end: Tensor, order: int) -
     first = there.state(x0, eps)
     if order == 1:
         return first, first
-    mid = _places(step, start + (end - start) / order)
+    mid = _places(step, _part(start, end, 1 / order))
     slope = yield from _slope(here, mid, eps, mid.state(x0, eps))
-    h = there.lam - here.lam
-    second = there.state(x0, eps - _wide(torch.expm1(h) * h / 2, x) * slope)
+    second = there.state(x0, eps - _weights(here, there, lambda h: math.expm1(h) * h / 2, x) * slope)
     if order == 2:
         return first, second
-    late = _places(step, start + (end - start) * 2 / 3)
-    slope = yield from _slope(here, late, eps, late.state(x0, eps - _linear(here, late, x) * slope))
-    return second, there.state(x0, eps - _linear(here, there, x) * slope)
+    late = _places(step, _part(start, end, 2 / 3))
+    slope = yield from _slope(here, late, eps, late.state(x0, eps - _weights(here, late, _linear, x) * slope))
+    return second, there.state(x0, eps - _weights(here, there, _linear, x) * slope)
+
+
+def _linear(z: float) -> float:
+    """e^z - 1 - z: the weight of the slope (see the top)."""
+    return math.expm1(z) - z
 
 
 def _slope(here: _Places, there: _Places, eps: Tensor, x: Tensor) -> Generator[tuple, Tensor, Tensor]:
     """d eps / d lam between two places; x is the state at the second."""
     x0 = yield x, there.levels
-    return ((x - there.alpha * x0) / there.sigma - eps) / _wide((there.lam - here.lam).clamp(min=SMALLEST), x)
-
-
-def _linear(here: _Places, there: _Places, x: Tensor) -> Tensor:
-    """e^z - 1 - z: the weight of the slope."""
-    z = there.lam - here.lam
-    return _wide(torch.expm1(z) - z, x)
+    return ((x - there.alpha * x0) / there.sigma - eps) * _weights(here, there, lambda z: 1 / z, x)
 
 
 SMALLEST = 1e-7  # step in lam: below it rounding decides
 SAFETY = 0.81  # a step is taken if the next one would be at least so much of it
-TINY = 1e-8  # an error of 0 has no inverse
+TINY, HUGE = 1e-8, 1e30  # errors whose logarithm is still a number
+MAX_GROWTH = 100.0  # in the logarithm: e^100 and more are one step
 
 
 def dpm_adaptive(
@@ -137,36 +144,35 @@ def dpm_adaptive(
     """
     if math.isinf(step.h):
         return (yield from _whole(step, 1))
-    lam, end = (torch.full((len(step.x),), level.lam, dtype=torch.float64) for level in (step.here, step.next))
-    pace = _Pace((end - lam).clamp(max=h_init), order, (pcoeff, icoeff, dcoeff))
+    end = step.next.lam
+    powers = [power / order for power in (pcoeff + icoeff + dcoeff, -(pcoeff + 2 * dcoeff), dcoeff)]
+    images = [_Pace(step.here.lam, min(h_init, step.h), powers) for _ in step.x]
     x = before = step.x
-    while bool((lam < end).any()):
-        to = torch.minimum(lam + pace.h, end)
-        low, high = yield from _singlestep(step, x, lam, to, order)
+    while any(image.lam < end for image in images):
+        to = [min(image.lam + image.h, end) for image in images]
+        low, high = yield from _singlestep(step, x, [image.lam for image in images], to, order)
         scale = (rtol * torch.maximum(low.abs(), before.abs())).clamp(min=atol)
-        error = ((low - high) / scale).reshape(len(x), -1).double().square().mean(1).sqrt().cpu()
-        taken = pace.take(error)
-        moved = _wide(taken, x) > 0
-        x, before, lam = torch.where(moved, high, x), torch.where(moved, low, before), torch.where(taken, to, lam)
+        errors = torch.stack([row.double().square().mean().sqrt() for row in (low - high) / scale]).tolist()  # row by row: see _Places
+        moved = _wide([image.take(error, place) for image, error, place in zip(images, errors, to, strict=True)], x) > 0
+        x, before = torch.where(moved, high, x), torch.where(moved, low, before)
     return x
 
 
 class _Pace:
-    """The step h (b,) of every image: it grows by the product of powers of 1 / error at the last three steps."""
+    """Where an image stands and its next step h, which grows by the product of powers of 1 / error at its last three steps."""
 
-    def __init__(self, h: Tensor, order: int, coefficients: tuple[float, float, float]):
-        p, i, d = coefficients
-        self.h = h
-        self.powers = torch.tensor([p + i + d, -(p + 2 * d), d], dtype=torch.float64) / order
-        self.inverses: Tensor | None = None  # (b, 3), the newest first
+    def __init__(self, lam: float, h: float, powers: Sequence[float]):
+        self.lam, self.h, self.powers = lam, h, powers
+        self.older: tuple[float, float] | None = None  # log(1 / error), the newest first
 
-    def take(self, error: Tensor) -> Tensor:
-        """Choose the next step; returns which images take this one. (A NaN is taken: the driver says so.)"""
-        inverse = 1 / (error + TINY)
-        past = inverse[:, None].expand(-1, 2) if self.inverses is None else self.inverses[:, 1:]
-        inverses = torch.cat([inverse[:, None], past], 1)
-        factor = 1 + torch.atan((inverses**self.powers).prod(1) - 1)
-        taken = ~(factor < SAFETY) | (self.h <= SMALLEST)
-        self.inverses = torch.where(taken[:, None], inverses[:, [0, 0, 1]], inverses)
-        self.h = torch.nan_to_num(factor, nan=1.0) * self.h
+    def take(self, error: float, to: float) -> bool:
+        """Take the step if its error is small enough (or NaN: the driver says so) and it leads anywhere, and choose the next."""
+        newest = -math.log(min(error, HUGE) + TINY)
+        older = self.older or (newest, newest)
+        growth = sum(power * log for power, log in zip(self.powers, (newest, *older), strict=True))
+        factor = 1 + math.atan(math.exp(min(growth, MAX_GROWTH)) - 1)
+        taken = self.lam < to and (not factor < SAFETY or self.h <= SMALLEST)
+        self.older = (newest, older[0]) if taken else older
+        self.lam = to if taken else self.lam
+        self.h *= 1.0 if math.isnan(factor) else factor
         return taken
