@@ -12,6 +12,7 @@ from unnoise.checkpoints.specs import ModelSpec
 from unnoise.diffusion import grids
 from unnoise.diffusion.grids import GRIDS
 from unnoise.diffusion.noise import MAX_SEED
+from unnoise.diffusion.sampling import default_spacing
 from unnoise.diffusion.solvers import SOLVERS, solver
 from unnoise.errors import ArgumentError, UnknownName
 
@@ -115,7 +116,7 @@ def _sampling(spec: ModelSpec, sampler: Any, sampler_options: Any, spacing: Any,
         _name("spacing", spacing, GRIDS)
     of_sampler, of_spacing = _options("sampler_options", sampler_options), _options("spacing_options", spacing_options)
     solver(sampler).with_options(of_sampler)
-    grids.check(grids.default(spec.schedule.build()) if spacing is None else spacing, of_spacing)
+    grids.check(default_spacing(spec.schedule.build(), sampler) if spacing is None else spacing, of_spacing)
     return {
         "sampler": sampler,
         "sampler_options": tuple(sorted(of_sampler.items())),

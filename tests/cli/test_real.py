@@ -124,3 +124,11 @@ def test_an_empty_prompt_draws_without_one(command, tiny):
 def test_the_lists(command, verb, name):
     assert name in command(verb).out
     assert name in [entry["name"] for entry in json.loads(command(verb, "--json").out)[verb]]
+
+
+def test_another_sampler_leaves_the_recorded_options_of_the_old_one(command, tiny):
+    options = ["--sampler", "ddim", "--sampler-option", "eta=0.5", "--spacing", "karras", "--spacing-option", "rho=5"]
+    assert command("generate", "an apple", "--model", tiny, "--seed", 7, "--steps", 3, *options, "--out", "first.png").code == 0
+    again = command("generate", "--from", "first.png", "--sampler", "heun", "--spacing", "flow", "--out", "second.png")
+    assert again.code == 0 and "--sampler-option: {'eta': 0.5} in 'first.png' is left out" in again.err
+    assert "sampler_options" not in read("second.png").settings and "spacing_options" not in read("second.png").settings

@@ -54,7 +54,8 @@ class Mixture:
 
     def at(self, schedule: Schedule, t: float, share: Tensor) -> Tensor:
         """The points of the marginal at time t that have these shares of it below them: a path of the exact ODE, as t runs."""
-        return _points(self, float(schedule.alpha(t)), float(schedule.sigma(t)), tuple(share.tolist()))
+        found = _points(self, float(schedule.alpha(t)), float(schedule.sigma(t)), tuple(share.flatten().tolist()))
+        return found.view_as(share)
 
     def denoiser(self, schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
         """(x, t) -> E[x_0 | x_t = x], as the driver asks for it."""

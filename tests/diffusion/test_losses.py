@@ -33,6 +33,7 @@ def example(schedule: Schedule, t: Tensor) -> tuple[Tensor, ...]:
 
 def pairs() -> list:
     kept = [(p, name) for name in PROCESSES for p in PREDICTIONS.values() if p.name != "edm" or isinstance(PROCESSES[name], VE)]
+    kept = [(p, name) for p, name in kept if p.name != "consistency"]  # at sigma_min its network has no say, and its loss no weight
     return [pytest.param(p, PROCESSES[name], id=f"{p.name}-{name}") for p, name in kept]
 
 

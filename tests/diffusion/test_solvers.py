@@ -53,7 +53,8 @@ def test_one_step_returns_the_estimate(spacing: str, schedule: Schedule):
         run = Run(x, plan(schedule, sampler, 1, spacing, **options), Alternating())
         t = torch.full((5,), run.plan.levels[0].t, dtype=torch.float64)
         (state,) = stream(run, EASY.denoiser(schedule))
-        expected = state.x0 if sampler == "pc" else EASY.denoiser(schedule)(x, t)  # its Langevin step moves x first
+        moved = sampler == "pc" or "s_churn" in options  # a Langevin step, or churn, moves x first
+        expected = state.x0 if moved else EASY.denoiser(schedule)(x, t)
         torch.testing.assert_close(state.x, expected, rtol=1e-12, atol=1e-12, msg=sampler)
 
 
@@ -85,10 +86,14 @@ def limit(plan: Plan, sampler: str, options: dict) -> float:
     DDPM's large variance, and score SDE's predictors, add noise of the level left behind, on VE up to 80. Langevin steps are as long as
     the norm of an image's noise over that of its score, which for images of one number can be anything.
     """
-    few = len(plan.levels) <= (51 if isinstance(plan.schedule, VE) else 21)
+    ve = isinstance(plan.schedule, VE)
+    few = len(plan.levels) <= (51 if ve else 21)
     floods = sampler == "pc" or options.get("variance") == "beta" or options.get("clock") == "sigma"
-    langevin = sampler == "pc" and options.get("corrector_steps") != 0
-    return math.inf if langevin or (few and (sampler in EAGER or floods)) else 4.0
+    if sampler == "pc" and options.get("corrector_steps") != 0:
+        return math.inf
+    if not few or not (sampler in EAGER or floods):
+        return 4.0
+    return math.inf if len(plan.levels) <= 4 else 50.0 if ve else 12.0
 
 
 def drive(runs: list[Run], denoiser) -> dict[Run, State]:

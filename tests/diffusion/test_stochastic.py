@@ -132,6 +132,20 @@ def test_the_weak_order(sampler: str, options: dict, order: int, schedule: Sched
     assert found > 3 if (sampler, options) == ("er_sde", {}) else found == pytest.approx(order, abs=0.1)
 
 
+CHURNED = {  # deterministic solvers with noise; what gamma adds is s_churn / steps
+    "euler, churn": ("euler", {"s_churn": 10.0}, 1),
+    "heun, churn": ("heun", {"s_churn": 10.0}, 2),
+    "dpm2, churn": ("dpm2", {"s_churn": 10.0}, 2),
+    "dpm_fast, eta": ("dpm_fast", {"eta": 1.0}, 2),
+}
+
+
+@pytest.mark.parametrize("sampler, options, order", CHURNED.values(), ids=CHURNED)
+def test_solvers_with_added_noise_keep_their_order(sampler: str, options: dict, order: int):
+    coarse, fine = (abs(variance_error(sampler, steps, **options)) for steps in (160, 320))
+    assert math.log2(coarse / fine) > order - 0.2 or fine < 1e-6
+
+
 def test_the_weak_orders_are_those_declared():
     declared = {name: row.order for name, row in SOLVERS.items() if row.stochastic and row.order}
     assert declared == {sampler: order for sampler, options, order in NOISY.values() if sampler in declared and not options} | {"pc": 1}
@@ -158,28 +172,34 @@ class Normal:
         return torch.randn(like.shape, generator=self.generator, dtype=like.dtype)
 
 
-@pytest.mark.parametrize("sampler, options, order", NOISY.values(), ids=NOISY)
+DRAWN = NOISY | {name: row for name, row in CHURNED.items() if row[0] != "dpm_fast"}  # its places are worked out row by row: too slow
+BIAS = {1: 0.045, 2: 1e-3}  # of the variance at 160 steps, as the table of weak errors has it
+
+
+@pytest.mark.parametrize("sampler, options, order", DRAWN.values(), ids=DRAWN)
 def test_draws_have_the_exact_variance(sampler: str, options: dict, order: int):
-    """200,000 draws of ten steps: mean 0 and the variance worked out above, inside five standard errors of sqrt(2/n)."""
-    n, t = 200_000, even_times(SD, 10)
-    start = float(0.25 * SD.alpha(t[0]) ** 2 + SD.sigma(t[0]) ** 2)
-    x = Normal(0).draw(torch.empty(n, 1, dtype=torch.float64)) * start**0.5
-    *_, last = stream(Run(x, plan(SD, sampler, times=t, **options), Normal(1)), GAUSSIAN.denoiser(SD))
-    expected = variance(GAUSSIAN, SD, sampler, start, times=t, **options)
-    assert float(last.x.var()) / expected == pytest.approx(1, abs=5 * (2 / n) ** 0.5)
-    assert abs(float(last.x.mean())) < 5 * (expected / n) ** 0.5
+    """100,000 draws of 160 steps: mean 0 and the variance of the marginal, inside five standard errors of sqrt(2/n) and the bias."""
+    n, t = 100_000, even_times(SD, 160)
+    first, last = (float(0.25 * SD.alpha(time) ** 2 + SD.sigma(time) ** 2) for time in (t[0], t[-1]))
+    x = Normal(0).draw(torch.empty(n, 1, dtype=torch.float64)) * first**0.5
+    *_, state = stream(Run(x, plan(SD, sampler, times=t, **options), Normal(1)), GAUSSIAN.denoiser(SD))
+    assert float(state.x.var()) / last == pytest.approx(1, abs=5 * (2 / n) ** 0.5 + BIAS[order])
+    assert abs(float(state.x.mean())) < 5 * (last / n) ** 0.5
 
 
-@pytest.mark.parametrize("sampler, options, order", NOISY.values(), ids=NOISY)
+@pytest.mark.parametrize("sampler, options, order", DRAWN.values(), ids=DRAWN)
 def test_draws_are_the_mixture(sampler: str, options: dict, order: int):
-    """100 even steps, 40,000 rows from the exact marginal: W1 to the data's quantiles within the solver's bias and five times chance."""
+    """100 even steps, 40,000 rows from the exact marginal: W1 to the data's quantiles within the solver's bias and twice what chance has.
+
+    99 % of exact draws stay below 1.75 times the mean of W1.
+    """
     n, t = 40_000, even_times(SD, 100)
     share = torch.special.ndtr(Normal(2).draw(torch.empty(n, dtype=torch.float64)))
     x = EASY.at(SD, float(t[0]), share)[:, None]
     *_, last = stream(Run(x, plan(SD, sampler, times=t, **options), Normal(3)), EASY.denoiser(SD))
     found, wanted = torch.quantile(last.x[:, 0], SHARES), EASY.at(SD, float(t[-1]), SHARES)
-    bias, chance = {1: 0.05, 2: 0.01}[order], 1.288 * 1.1 / n**0.5  # E[W1] of n draws, for a deviation of 1.1
-    assert float((found - wanted).abs().mean()) < bias + 5 * chance
+    chance = 1.288 * 1.1 / n**0.5  # E[W1] of n draws, for a deviation of 1.1
+    assert float((found - wanted).abs().mean()) < {1: 0.03, 2: 0.003}[order] + 2 * chance
 
 
 # Predictor and corrector

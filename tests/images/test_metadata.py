@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from unnoise.diffusion.grids import GRIDS
+from unnoise.diffusion.solvers import SOLVERS
 from unnoise.errors import DataError
 from unnoise.images.metadata import SAMPLERS, SPACINGS, from_parameters, to_parameters
 
@@ -153,3 +155,7 @@ def test_a_text_without_settings_is_a_prompt():
 def test_a_wrong_number_is_named(broken):
     with pytest.raises(DataError, match=broken.split(":")[0]):
         from_parameters(f"cat\n{broken}, Model: a, Model hash: b, Sampler: Euler")
+
+
+def test_the_translated_names_are_samplers_and_spacings_that_exist():
+    assert set(SAMPLERS) <= set(SOLVERS) and set(SPACINGS) <= set(GRIDS)

@@ -90,13 +90,21 @@ def recorded(path: Path) -> tuple[dict, bool]:
 
 
 def merge(again: dict, asked: dict, source: Path) -> tuple[dict, list[str]]:
-    """Options over recorded arguments, and a notice for each option that changes one."""
-    changed = {
+    """Options over recorded arguments, and a notice for each option that changes one.
+
+    Another sampler or spacing has other options: the recorded ones of the old one go.
+    """
+    other = [f"{name}_options" for name in ("sampler", "spacing") if name in asked and asked[name] != again.get(name)]
+    kept = {name: value for name, value in again.items() if name not in other}
+    notices = {
         f"{OPTIONS[name]}: {shown(value)} instead of {shown(again[name])} in {str(source)!r}"
         for name, value in asked.items()
         if name in again and shown(again[name]) != shown(value)
     }
-    return {**again, **asked}, sorted(changed)
+    left = {
+        f"{OPTIONS[name]}: {shown(again[name])} in {str(source)!r} is left out" for name in other if name in again and name not in asked
+    }
+    return {**kept, **asked}, sorted(notices | left)
 
 
 def shown(value: object) -> str:

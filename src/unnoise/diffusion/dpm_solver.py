@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from unnoise.diffusion.ancestral import renoised
+from unnoise.diffusion.dormand_prince import root_mean_squares, wide
 from unnoise.diffusion.options import Amount, Positive, Share
+from unnoise.diffusion.single import onto_data
 from unnoise.diffusion.steps import Level, Solution, Step
 
 
@@ -67,12 +69,7 @@ def _places(step: Step, lam: Sequence[float]) -> _Places:
     found = {step.here.lam: step.here, step.next.lam: step.next}  # their times, not a rounding error beside them
     found |= {value: step.at(value) for value in set(lam) - set(found)}
     levels = [found[value] for value in lam]
-    return _Places(levels, _wide([level.alpha for level in levels], step.x), _wide([level.sigma for level in levels], step.x))
-
-
-def _wide(rows: Sequence[float], x: Tensor) -> Tensor:
-    """One number an image, against x."""
-    return torch.tensor(rows, dtype=torch.float64).to(x).view(-1, *[1] * (x.ndim - 1))
+    return _Places(levels, wide([level.alpha for level in levels], step.x), wide([level.sigma for level in levels], step.x))
 
 
 def _part(start: Sequence[float], end: Sequence[float], part: float) -> list[float]:
@@ -82,7 +79,7 @@ def _part(start: Sequence[float], end: Sequence[float], part: float) -> list[flo
 def _weights(here: _Places, there: _Places, weight: Callable[[float], float], x: Tensor) -> Tensor:
     """A function of the step in lam, of every image; what has arrived has a step of 0."""
     pairs = zip(here.levels, there.levels, strict=True)
-    return _wide([weight(max(to.lam - at.lam, SMALLEST)) for at, to in pairs], x)
+    return wide([weight(max(to.lam - at.lam, SMALLEST)) for at, to in pairs], x)
 
 
 def _singlestep(
@@ -142,6 +139,9 @@ def dpm_adaptive(
     pcoeff, icoeff, dcoeff: the controller's. Every image has steps and errors of its own, the root mean square of (low - high) /
     max(atol, rtol |x|), so that none depends on its batch; those that have arrived are carried along.
     """
+    if step.next.sigma == 0:
+        chosen = {"order": order, "rtol": rtol, "atol": atol, "h_init": h_init, "pcoeff": pcoeff, "icoeff": icoeff, "dcoeff": dcoeff}
+        return (yield from onto_data(step, partial(dpm_adaptive, **chosen)))
     if math.isinf(step.h):
         return (yield from _whole(step, 1))
     end = step.next.lam
@@ -152,8 +152,8 @@ def dpm_adaptive(
         to = [min(image.lam + image.h, end) for image in images]
         low, high = yield from _singlestep(step, x, [image.lam for image in images], to, order)
         scale = (rtol * torch.maximum(low.abs(), before.abs())).clamp(min=atol)
-        errors = torch.stack([row.double().square().mean().sqrt() for row in (low - high) / scale]).tolist()  # row by row: see _Places
-        moved = _wide([image.take(error, place) for image, error, place in zip(images, errors, to, strict=True)], x) > 0
+        errors = root_mean_squares((low - high) / scale)
+        moved = wide([image.take(error, place) for image, error, place in zip(images, errors, to, strict=True)], x) > 0
         x, before = torch.where(moved, high, x), torch.where(moved, low, before)
     return x
 

@@ -69,9 +69,7 @@ def check(spacing: str, asked: Mapping[str, Any]) -> None:
 
 def default(schedule: Schedule) -> str:
     """The spacing for a schedule of which nothing more is known."""
-    if isinstance(schedule, Discrete):
-        return "trailing"
-    return "flow" if isinstance(schedule, Flow) else "karras"
+    return "karras" if isinstance(schedule, VE) else "flow"
 
 
 # Even in the index of a table

@@ -26,11 +26,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from unnoise.diffusion.dormand_prince import Path, integrate, root_mean_squares, wide
 from unnoise.diffusion.noise import MAX_SEED, Noise, Streams
 from unnoise.diffusion.sampling import Denoiser, Estimate, Rows
 from unnoise.diffusion.schedules import Schedule
-from unnoise.diffusion.single import ERROR, STAGES
-from unnoise.diffusion.steps import combine
 from unnoise.errors import ArgumentError, NonFiniteError, UnknownName
 
 TRACES = ("hutchinson", "exact")
@@ -82,7 +81,7 @@ def log_likelihood(
     x, flow = x.detach(), _Flow(denoiser, schedule, _probes(x, trace, seed), cond)
     (c, low), (c_end, high) = (_position(schedule, t) for t in (schedule.first, schedule.start))
     state = torch.cat([(x / c).flatten(1), x.new_zeros(len(x), 1)], 1)
-    state = _integrate(flow, state, (low, high), tolerance, steps)
+    state = _answered(integrate(state, (low, high), None if steps else _Error(tolerance), steps or 1), flow)
     latents = c_end * state[:, :-1].reshape(x.shape)
     sigma, d = high * c_end, x[0].numel()
     prior = -(latents.cpu().double() / sigma).square().flatten(1).sum(1) / 2 - d * math.log(sigma * math.sqrt(2 * math.pi))
@@ -120,9 +119,24 @@ def _position(schedule: Schedule, t: float) -> tuple[float, float]:
     return alpha + sigma, sigma / (alpha + sigma)
 
 
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    """One value a row (b,), to multiply (b, ...) with."""
-    return values.to(like).view(-1, *[1] * (like.ndim - 1))
+@dataclass(frozen=True)
+class _Error:
+    """Of a step, over the tolerance: relative to 1 + |state|, y's root mean square or the divergence's, whichever is larger."""
+
+    tolerance: float
+
+    def __call__(self, error: Tensor, before: Tensor, after: Tensor) -> list[float]:
+        scaled = error / (self.tolerance * (1 + after.abs()))
+        return [max(pair) for pair in zip(root_mean_squares(scaled[:, :-1]), root_mean_squares(scaled[:, -1:]), strict=True)]
+
+
+def _answered(path: Path, flow: _Flow) -> Tensor:
+    try:
+        asked = next(path)
+        while True:
+            asked = path.send(flow(*asked))
+    except StopIteration as stop:
+        return stop.value
 
 
 @dataclass
@@ -135,19 +149,28 @@ class _Flow:
     cond: Rows | None
     evaluations: int = 0
 
-    def __call__(self, state: Tensor, u: Tensor) -> Tensor:
-        """state (b, d + 1), u (b,) -> (b, d + 1)"""
+    def __call__(self, state: Tensor, u: list[float]) -> Tensor:
+        """state (b, d + 1), one u a row -> (b, d + 1)"""
         self.evaluations += 1
-        t = self.schedule.time(-2 * torch.logit(u)).clamp(self.schedule.first, self.schedule.start)
-        c = self.schedule.alpha(t) + self.schedule.sigma(t)
+        at = {share: self._time(share) for share in set(u)}
+        scale = {share: _position(self.schedule, time)[0] for share, time in at.items()}
+        t = torch.tensor(
+            [at[share] for share in u], dtype=torch.float64, device="cpu" if state.device.type == "mps" else state.device
+        )  # no float64 there
         with torch.enable_grad():
             y = state[:, :-1].reshape(self.probes.shape[1:]).requires_grad_()
-            slope = (y - self._x0(_rows(c, y) * y, t)) / _rows(u, y)
+            slope = (y - self._x0(wide([scale[share] for share in u], y) * y, t)) / wide(u, y)
             spread = [(e * torch.autograd.grad(slope, y, e, retain_graph=True)[0]).flatten(1).sum(1) for e in self.probes]
         out = torch.cat([slope.detach().flatten(1), sum(spread)[:, None] / y[0].numel()], 1)  # type: ignore[index]
         if not bool(torch.isfinite(out).all()):
             raise NonFiniteError(f"denoiser: its answer or its gradient is not finite at t from {float(t.min()):g} to {float(t.max()):g}")
         return out
+
+    def _time(self, u: float) -> float:
+        if u == 1:
+            return self.schedule.start
+        t = float(self.schedule.time(2 * math.log((1 - u) / u)))
+        return min(max(t, self.schedule.first), self.schedule.start)  # rounding
 
     def _x0(self, x: Tensor, t: Tensor) -> Tensor:
         answer = self.denoiser(x, t) if self.cond is None else self.denoiser(x, t, self.cond)
@@ -157,38 +180,3 @@ class _Flow:
         if not x0.requires_grad:
             raise ArgumentError("the denoiser's answer has no gradient: take torch.no_grad, inference_mode or detach out of it")
         return x0
-
-
-FIRST_STEPS = 50  # the first step that is tried is this part of the way
-
-
-def _integrate(flow: _Flow, state: Tensor, ends: tuple[float, float], tolerance: float, steps: int | None) -> Tensor:
-    """Each row goes its own way; one that has arrived waits with steps of length 0, so that a condition's rows stay beside theirs."""
-    low, high = ends
-    device = "cpu" if state.device.type == "mps" else state.device  # Apple's GPUs have no float64
-    u = torch.full((len(state),), low, dtype=torch.float64, device=device)
-    h = torch.full_like(u, (high - low) / (steps or FIRST_STEPS))
-    slope = flow(state, u)
-    while bool((u < high).any()):
-        last = high - u <= h * (1 + 1e-9)  # not a step for what rounding left over
-        h = torch.where(last, high - u, h)
-        to, slope_to, error = _step(flow, state, slope, (u, h, high))
-        good = error <= (math.inf if steps else tolerance)
-        u = torch.where(good, torch.where(last, high, u + h), u)
-        kept = good.to(state.device)[:, None]
-        state, slope = torch.where(kept, to, state), torch.where(kept, slope_to, slope)
-        if steps is None:
-            h = h * (0.9 * (tolerance / error.clamp(min=1e-300)) ** 0.2).clamp(0.2, 5)
-    return state
-
-
-def _step(flow: _Flow, state: Tensor, slope: Tensor, interval: tuple[Tensor, Tensor, float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Dormand & Prince 1980, 5(4): the state after h, its slope (the next step's first), and the error (b,) relative to 1 + |state|,
-    y's root mean square or the divergence's, whichever is larger."""
-    u, h, high = interval
-    slopes, to = [slope], state
-    for node, weights in STAGES:
-        to = state + _rows(h, state) * combine(*zip(weights, slopes, strict=True))
-        slopes.append(flow(to, (u + node * h).clamp(max=high)))
-    error = (_rows(h, state) * combine(*zip(ERROR, slopes, strict=True)) / (1 + to.abs())).to(h)
-    return to, slopes[-1], torch.maximum(error[:, :-1].square().mean(1).sqrt(), error[:, -1].abs())

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from unnoise.errors import ArgumentError, UnknownName
 
+LARGEST = sys.float_info.max
+
 
 @dataclass(frozen=True)
 class Range:
-    """low <= value <= high; infinity only where `high` is."""
+    """low <= value <= high."""
 
-    low: float
-    high: float
+    low: float = -LARGEST
+    high: float = LARGEST
     open: bool = False  # whether `low` itself is left out
 
     def __contains__(self, value: Any) -> bool:
@@ -24,15 +27,18 @@ class Range:
         return (self.low < value if self.open else self.low <= value) and value <= self.high  # NaN fails too
 
     def __str__(self) -> str:
-        if math.isinf(self.high):
+        if self.low == -LARGEST:
+            return "a finite number"
+        if self.high >= LARGEST:
             return f"a number {'above' if self.open else 'of at least'} {self.low:g}"
         return f"a number from {self.low:g} to {self.high:g}"
 
 
 Share = Annotated[float, Range(0.0, 1.0)]
 Part = Annotated[float, Range(0.0, 1.0, open=True)]
-Amount = Annotated[float, Range(0.0, math.inf)]
-Positive = Annotated[float, Range(0.0, math.inf, open=True)]
+Amount = Annotated[float, Range(0.0)]
+Positive = Annotated[float, Range(0.0, open=True)]
+Limit = Annotated[float, Range(0.0, math.inf)]
 Count = Annotated[int, Range(0, 100)]
 
 
@@ -48,7 +54,7 @@ def check(owner: str, function: Any, name: str, value: Any) -> None:
     if get_origin(kind) is Literal:
         _check_literal(what, name, value, get_args(kind))
         return
-    plain, allowed = get_args(kind)
+    plain, allowed = get_args(kind) or (kind, Range())
     if value not in allowed or (plain is int and value != int(value)):
         raise ArgumentError(f"{what}: expected {'a whole number' + str(allowed).removeprefix('a number') if plain is int else allowed}")
 

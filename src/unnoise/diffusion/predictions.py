@@ -92,11 +92,14 @@ def consistency(sigma_data: float = 0.5, sigma_min: float = 0.002) -> Prediction
 def lcm(schedule: Schedule, scale: float = 10.0) -> Prediction:
     """Latent consistency models (Luo et al. 2023, section 4.1): an eps network's x_0, held to the identity at timestep 0.
 
+    Not among PREDICTIONS, for it is a table's own.
+
     With s = scale t: skip = .25/(s² + .25) and out = s/√(s² + .25), the latter times eps' x_0.
     """
 
     def coefficients(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        s = scale * schedule.timestep(schedule.time(2 * (alpha.double() / sigma).log())).to(alpha)
+        ratio = alpha.cpu().double() / sigma.cpu().double()  # Apple's GPUs have no float64
+        s = scale * schedule.timestep(schedule.time(2 * ratio.log())).to(alpha)
         skip, out = 0.25 / (s**2 + 0.25), s / (s**2 + 0.25).sqrt()
         eps_skip, eps_out = eps.coefficients(alpha, sigma)
         return skip + out * eps_skip, out * eps_out

@@ -155,7 +155,8 @@ def pc(
     """Predictor and corrector (Song et al. 2021b, algorithms 2-5): Langevin steps at a level, then a step of the reverse SDE to the next.
 
     variance: of the "ancestral" predictor; the authors take "posterior" for VE and "beta" for VP. norm: "batch" averages the norms of the
-    Langevin step over the batch, as the authors' code does, which makes an image depend on the others in its batch.
+    Langevin step over the batch, as the authors' code does, which makes an image depend on the others in its batch. From pure noise
+    "reverse_diffusion" doubles the variance, which later steps forget; "ancestral" is exact there.
     """
     for _ in range(corrector_steps if step.here.alpha > 0 else 0):  # from pure noise a Langevin step has length 0
         x0 = yield step.x, step.here
@@ -183,5 +184,5 @@ def _langevin(step: Step, x0: Tensor, snr: float, norm: str) -> Tensor:
 
 
 def _norms(x: Tensor, norm: str) -> Tensor:
-    found = x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+    found = x.reshape(len(x), -1).norm(dim=1).clamp(min=1e-12).view(-1, *[1] * (x.ndim - 1))  # an image may have no score at all
     return found if norm == "row" else found.mean()
