@@ -76,7 +76,19 @@ def predicted(schedule: Schedule):
 
 EXTRAPOLATING = ("lms", "pndm", "ipndm")  # their last step, onto the data, goes on along their slopes; all others return the estimate
 # These leave the range in few steps; see `limit`
-EAGER = (*EXTRAPOLATING, "heun", "dpm2", "dpm2_ancestral", "deis", "dpm_fast", "dpmpp_3m", "unipc", "dpmpp_3m_sde", "sa_solver")
+EAGER = (
+    *EXTRAPOLATING,
+    "heun",
+    "dpm2",
+    "dpm2_ancestral",
+    "deis",
+    "dpm_fast",
+    "dpmpp_3m",
+    "unipc",
+    "dpmpp_2m_sde",
+    "dpmpp_3m_sde",
+    "sa_solver",
+)
 
 
 def limit(plan: Plan, sampler: str, options: dict) -> float:
