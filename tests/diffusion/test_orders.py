@@ -122,7 +122,7 @@ def test_adams_bashforth_has_its_order_on_equal_steps():
 
 @pytest.mark.parametrize("schedule", ENDS.values(), ids=ENDS)
 def test_the_released_third_order_is_the_second(schedule: Schedule):
-    """Half the weight of the parabola's square term (FACTS of every released 3M): order 2 even with an exact past; ours has 3."""
+    """Half the weight of the parabola's square term, as every released 3M has it: order 2 even with an exact past; ours has 3."""
     assert order(schedule, "dpmpp_3m", remembered=3, coefficients="released") == pytest.approx(2, abs=0.1)
     assert order(schedule, "dpmpp_3m", remembered=3) == pytest.approx(3, abs=0.1)
 

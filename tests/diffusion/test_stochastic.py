@@ -248,19 +248,35 @@ def to_the_end(schedule: Schedule):
     return jump
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4])
-def test_a_consistency_function_samples_the_data_in_any_number_of_steps(steps: int):
-    """Its results have the cleanest level's noise already, which `consistency` accounts for: variances add up to the marginals'."""
-    n = 20_000
+@pytest.mark.parametrize("between", [[], [0.821], [24.4, 5.84, 0.9]])
+def test_a_consistency_function_samples_the_data_in_any_number_of_steps(between: list[float]):
+    """One step, the paper's two, and four. Its results have the cleanest level's noise already: variances add up to the marginals'."""
+    n, noise = 20_000, Counted(5)
     x = EASY.at(EDM, 80.0, (torch.arange(n, dtype=torch.float64) + 0.5) / n)[:, None]
-    made = plan(EDM, "consistency", steps, "karras", spacing_options={"ending": "first"})
-    *_, last = stream(Run(x, made, Normal(5)), to_the_end(EDM))
+    made = plan(EDM, "consistency", times=[80.0, *between, EDM.first])
+    *_, last = stream(Run(x, made, noise), to_the_end(EDM))
+    assert noise.draws == len(between)
     found, wanted = torch.quantile(last.x[:, 0], SHARES), EASY.at(EDM, EDM.first, SHARES)
-    assert float((found - wanted).abs().mean()) < 5 * 1.288 * 1.1 / n**0.5
+    assert float((found - wanted).abs().mean()) < 2 * 1.288 * 1.1 / n**0.5
+
+
+class Counted(Normal):
+    draws = 0
+
+    def draw(self, like: Tensor) -> Tensor:
+        self.draws += 1
+        return super().draw(like)
+
+
+def test_two_steps_are_two_jumps_by_default():
+    """Even spacings would put the second one at the cleanest level, where the function is the identity."""
+    for sampler in ("lcm", "consistency"):
+        first, second, end = (level.t for level in plan(EDM, sampler, 2).levels)
+        assert first == 80 and 30 < second < 50 and end == 0
 
 
 def test_the_two_differ_by_the_noise_of_the_cleanest_level():
-    """lcm adds sigma n, consistency sqrt(sigma² - sigma_min²) n; neither adds any at its end."""
+    """lcm adds sigma n, also at the cleanest level; consistency sqrt(sigma² - sigma_min²) n, and none there."""
     times = [80.0, 0.004, 0.002]
     noise = lambda: Recorded([torch.ones(1, 1, dtype=torch.float64)] * 2)  # noqa: E731
     states = {

@@ -1,4 +1,4 @@
-"""Published sizes: the config, the exact number of parameters, and the multiply-adds of one forward (FACTS, section 2)."""
+"""Published sizes: the config, the exact number of parameters, and the multiply-adds of one forward."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from unnoise.runtime.denoise import NetworkDenoiser
 
 NCSN: dict[str, Any] = {"fourier": True, "blur": True, "pyramid": True}
 FACES: dict[str, Any] = {"widths": (128, 256, 256, 256), "attend": (False, False, True, False)}  # FFHQ and AFHQ, 64x64
-SIZES = {  # FACTS, section 2: parameters, side, giga multiply-adds
+SIZES = {  # by the authors' code: parameters, side, giga multiply-adds
     "ddpm++ cifar": (NCSNppConfig(), 55_732_739, 32, 21.19),
     "ddpm++ cifar, augmented": (NCSNppConfig(augment_width=9), 55_733_891, 32, 21.19),
     "ddpm++ cifar, ten classes": (NCSNppConfig(augment_width=9, num_classes=10), 55_735_299, 32, 21.19),

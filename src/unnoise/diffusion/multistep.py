@@ -7,7 +7,7 @@ In what the polynomial is drawn, and what is exact beside it:
 | dpmpp_2m, dpmpp_3m, unipc     | x_0             | lam = log(alpha / sigma)      | the linear part, in x_0  |
 | deis                          | eps             | lam                           | the linear part, in eps  |
 | lms                           | the slope       | u (see Step.position)         | nothing to add           |
-| pndm, ipndm                   | the slope       | the step's number             | the linear part, in eps  |
+| pndm, ipndm                   | the slope       | the step's number             | nothing to add           |
 
 Polynomials in lam have no value at pure noise (lam = -inf), so a step from there is Euler's and is not looked back on. The step onto the
 data (lam = inf) returns x_0; only LMS, PNDM and iPNDM, whose u is finite there, go on as before.
