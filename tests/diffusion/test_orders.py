@@ -127,16 +127,23 @@ def test_the_released_third_order_is_the_second(schedule: Schedule):
     assert order(schedule, "dpmpp_3m", remembered=3) == pytest.approx(3, abs=0.1)
 
 
-@pytest.mark.parametrize("sampler, order", [("euler", 1), ("heun", 2)])
+FROM_PURE_NOISE = {"euler": 1, "heun": 2, "dpm2": 2, "rk4": 4, "dpmpp_2s": 2, "dpm_fast": 2}
+FROM_PURE_NOISE |= {"lms": 2, "pndm": 3, "ipndm": 2, "deis": 2, "dpmpp_2m": 2, "dpmpp_3m": 3, "unipc": 3}
+
+
+@pytest.mark.parametrize("sampler", FROM_PURE_NOISE)
 @pytest.mark.parametrize("name", ["flow", "zero_snr"])
-def test_the_order_holds_from_pure_noise(sampler: str, order: int, name: str):
-    """sigma/alpha is infinite at the start; slopes along straight paths are not."""
+def test_the_order_from_pure_noise(sampler: str, name: str):
+    """sigma/alpha is infinite at the start; slopes along straight paths are not. Steps are equal in sigma/(alpha+sigma), the start cold.
+
+    Solvers in lam take Euler's step first, and those with memory start anew behind it: DEIS and LMS keep 2, PNDM's start by Heun keeps 3.
+    """
     schedule = PROCESSES[name]
     share = torch.linspace(1, 0.02, 161, dtype=torch.float64)
     t = schedule.time(-2 * torch.logit(share))
     t[0] = schedule.start
     coarse, fine = error(schedule, sampler, t[::2]), error(schedule, sampler, t)
-    assert math.log2(coarse / fine) == pytest.approx(order, abs=0.1)
+    assert math.log2(coarse / fine) == pytest.approx(FROM_PURE_NOISE[sampler], abs=0.25)
 
 
 # Maximal errors of independent implementations (numpy, and diffusers where it has the sampler) on this problem, as printed
