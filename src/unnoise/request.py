@@ -116,7 +116,8 @@ def _sampling(spec: ModelSpec, sampler: Any, sampler_options: Any, spacing: Any,
         _name("spacing", spacing, GRIDS)
     of_sampler, of_spacing = _options("sampler_options", sampler_options), _options("spacing_options", spacing_options)
     solver(sampler).with_options(of_sampler)
-    grids.check(default_spacing(spec.schedule.build(), sampler) if spacing is None else spacing, of_spacing)
+    if of_spacing:  # a schedule is built for them alone
+        grids.check(default_spacing(spec.schedule.build(), sampler) if spacing is None else spacing, of_spacing)
     return {
         "sampler": sampler,
         "sampler_options": tuple(sorted(of_sampler.items())),

@@ -16,25 +16,47 @@ data (lam = inf) returns x_0; only LMS, PNDM and iPNDM, whose u is finite there,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import Tensor
 
 from unnoise.diffusion.coefficients import weights
-from unnoise.diffusion.single import dpmpp_2s
+from unnoise.diffusion.single import dpmpp_2s, heun
 from unnoise.diffusion.steps import Level, Past, Solution, Step, combine
 
 
-def exponential(step: Step, nodes: Sequence[float], values: Sequence[Tensor], *, square: float = 1.0) -> Tensor:
-    """The exact step for an x_0 that is this polynomial in lam (Lu et al. 2022b, eq. 8): nodes in units of the step, 0 here."""
-    weight = [step.next.alpha * step.h * w for w in weights(nodes, step.h, square=square)]
-    return combine((step.next.sigma / step.here.sigma, step.x), *zip(weight, values, strict=True))
+def exponential(step: Step, x0: Tensor, known: Sequence[Past], *, eta: float = 0.0, square: float = 1.0) -> Tensor:
+    """The exact step for an x_0 that is a polynomial in lam through here and the past (Lu et al. 2022b, eq. 8), without its noise.
+
+    eta: 0 the ODE, 1 the reverse SDE (eq. 17-18). square: see `weights`.
+    """
+    z = (1 + eta) * step.h
+    weight = [step.next.alpha * z * w for w in weights(nodes(step.here, step.h, known), z, square=square)]
+    factor = step.next.sigma / step.here.sigma * math.exp(-eta * step.h)
+    return combine((factor, step.x), *zip(weight, [x0, *(past.x0 for past in known)], strict=True))
 
 
-def nodes(step: Step, past: Sequence[Past]) -> list[float]:
-    """Where here and the past (newest first) lie in lam, in units of the step."""
-    return [0.0, *((one.level.lam - step.here.lam) / step.h for one in past)]
+def nodes(here: Level, h: float, past: Sequence[Past]) -> list[float]:
+    """Where `here` and the past (newest first) lie in lam, in units of the step h from here."""
+    return [0.0, *((one.level.lam - here.lam) / h for one in past)]
+
+
+Weigh = Callable[[list[float], float], tuple[list[float], list[float]]]
+
+
+def corrected(step: Step, x0: Tensor, order: int, weigh: Weigh) -> Tensor:
+    """The state here, had the last step known the estimate x_0 at its end; what noise it drew stays.
+
+    weigh: (nodes, h) of the last step -> its weights of x_0 in units of alpha, those of the corrector (the end comes last) and those that
+    the predictor had.
+    """
+    last, *older = step.known[:order]
+    h = step.here.lam - last.level.lam
+    corrector, predictor = weigh(nodes(last.level, h, older), h)
+    change = [step.here.alpha * (new - old) for new, old in zip(corrector, [*predictor, 0.0], strict=True)]
+    values = [last.x0, *(one.x0 for one in older), x0]
+    return combine((1.0, step.x), *zip(change, values, strict=True))
 
 
 def dpmpp_2m(step: Step, *, clock: Literal["logsnr", "sigma"] = "logsnr") -> Solution:
@@ -71,10 +93,9 @@ def dpmpp_3m(step: Step, *, coefficients: Literal["exact", "released"] = "exact"
     x0 = yield step.x, step.here
     if not known or step.next.sigma == 0:
         return step.toward(x0)
-    at = nodes(step, known)
     if len(known) == 1 and not exact:
-        return step.toward(_extrapolated(x0, known[0].x0, -1 / at[1]))
-    return exponential(step, at, [x0, *(past.x0 for past in known)], square=1.0 if exact else 0.5)
+        return step.toward(_extrapolated(x0, known[0].x0, step.h / (step.here.lam - known[0].level.lam)))
+    return exponential(step, x0, known, square=1.0 if exact else 0.5)
 
 
 def unipc(step: Step, *, order: Literal[1, 2, 3] = 2) -> Solution:
@@ -85,12 +106,12 @@ def unipc(step: Step, *, order: Literal[1, 2, 3] = 2) -> Solution:
     """
     x0 = yield step.x, step.here
     if step.known:
-        step.x = _corrected(step, x0, order)
+        step.x = corrected(step, x0, order, _unipc_weights)
     known = step.known[: order - 1]
     if step.next.sigma == 0 or math.isinf(step.h):
         return step.toward(x0)
-    at, values = nodes(step, known), [x0, *(past.x0 for past in known)]
-    weight = [step.next.alpha * w for w in _predictor(at, step.h)]
+    weight = [step.next.alpha * w for w in _predictor(nodes(step.here, step.h, known), step.h)]
+    values = [x0, *(past.x0 for past in known)]
     return combine((step.next.sigma / step.here.sigma, step.x), *zip(weight, values, strict=True))
 
 
@@ -104,15 +125,10 @@ def _predictor(at: Sequence[float], h: float) -> list[float]:
     return [h * w for w in weights(at, h)]
 
 
-def _corrected(step: Step, x0: Tensor, order: int) -> Tensor:
-    """The state here, had the last step known the estimate at its end."""
-    last, *older = step.known[:order]
-    h = step.here.lam - last.level.lam
-    at = [0.0, *((one.level.lam - last.level.lam) / h for one in older)]
-    with_end = [h * w for w in weights([*at, 1.0], h)] if older else [-math.expm1(-h) / 2] * 2  # order 1: the mean of both ends
-    change = [new - old for new, old in zip(with_end, [*_predictor(at, h), 0.0], strict=True)]
-    values = [last.x0, *(one.x0 for one in older), x0]
-    return combine((1.0, step.x), *((step.here.alpha * c, value) for c, value in zip(change, values, strict=True)))
+def _unipc_weights(at: list[float], h: float) -> tuple[list[float], list[float]]:
+    """For `corrected`. Order 1 corrects by the mean of both ends, higher ones exactly."""
+    exact = [h * w for w in weights([*at, 1.0], h)]
+    return (exact if len(at) > 1 else [-math.expm1(-h) / 2] * 2), _predictor(at, h)
 
 
 def deis(step: Step, *, order: Literal[1, 2, 3] = 3) -> Solution:
@@ -121,8 +137,8 @@ def deis(step: Step, *, order: Literal[1, 2, 3] = 3) -> Solution:
     known = step.known[: order - 1]
     if not known or step.next.sigma == 0:
         return step.toward(x0)
-    values = [step.eps(x0), *(combine((1 / p.level.sigma, p.x), (-p.level.alpha / p.level.sigma, p.x0)) for p in known)]
-    weight = [-step.next.sigma * step.h * w for w in weights(nodes(step, known), -step.h)]
+    values = [step.eps(x0), *(past.level.eps(past.x, past.x0) for past in known)]
+    weight = [-step.next.sigma * step.h * w for w in weights(nodes(step.here, step.h, known), -step.h)]
     return combine((step.next.alpha / step.here.alpha, step.x), *zip(weight, values, strict=True))
 
 
@@ -150,12 +166,10 @@ def pndm(step: Step) -> Solution:
 
     Its first step is Heun's. Order 4 needs steps that are equal in the slope's own time; on any other grid the order is 2.
     """
+    if not step.past:
+        return (yield from heun(step))
     x0 = yield step.x, step.here
-    if step.past or step.next.sigma == 0:
-        return _adams_bashforth(step, x0, 4)
-    guess = step.toward(x0)
-    x0_next = yield guess, step.next
-    return step.along((step.slope(step.x, x0, step.here) + step.slope(guess, x0_next, step.next)) / 2)
+    return _adams_bashforth(step, x0, 4)
 
 
 def ipndm(step: Step, *, order: Literal[1, 2, 3, 4] = 4) -> Solution:

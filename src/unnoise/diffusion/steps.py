@@ -36,6 +36,10 @@ class Level:
         """sigma / alpha, the noise level of the VE form x / alpha; infinite in pure noise."""
         return self.sigma / self.alpha if self.alpha > 0 else math.inf
 
+    def eps(self, x: Tensor, x0: Tensor) -> Tensor:
+        """The noise in x at this level, given its x_0."""
+        return combine((1 / self.sigma, x), (-self.alpha / self.sigma, x0))
+
 
 @dataclass(frozen=True)
 class Past:
@@ -105,7 +109,7 @@ class Step:
 
     def eps(self, x0: Tensor) -> Tensor:
         """The noise in x, given its x_0."""
-        return combine((1 / self.here.sigma, self.x), (-self.here.alpha / self.here.sigma, x0))
+        return self.here.eps(self.x, x0)
 
     def toward(self, x0: Tensor, to: Level | None = None) -> Tensor:
         """The state at `to` (the next level) if x_0 were known: the same noise at another level (DDIM, Song et al. 2021, eq. 12)."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from unnoise.diffusion.ancestral import added, posterior_mean, spread
 from unnoise.diffusion.coefficients import lagrange, moment, weights
-from unnoise.diffusion.multistep import nodes
+from unnoise.diffusion.multistep import corrected, exponential, nodes
 from unnoise.diffusion.options import Amount, Count, Positive, Share
 from unnoise.diffusion.steps import Level, Solution, Step, combine
 
@@ -44,10 +45,12 @@ def dpmpp_2m_sde(step: Step, *, eta: Amount = 1.0, s_noise: Amount = 1.0, correc
     "midpoint" gives it half the weight of x_0 itself, as the paper; "heun" the exact integral of a straight line.
     """
     x0 = yield step.x, step.here
-    if step.next.sigma == 0 or not step.known:
-        return step.toward(x0) if step.next.sigma == 0 else _first_order(step, x0, eta, s_noise)
+    if step.next.sigma == 0:
+        return step.toward(x0)
+    if not step.known:
+        return _first_order(step, x0, eta, s_noise)
     factor, noise = decay(step, eta)
-    z, before = (1 + eta) * step.h, nodes(step, step.known[:1])[1]
+    z, before = (1 + eta) * step.h, nodes(step.here, step.h, step.known[:1])[1]
     line = -math.expm1(-z) / 2 if correction == "midpoint" else z * moment(1, z)
     terms = (step.next.alpha * (-math.expm1(-z) - line / before), x0), (step.next.alpha * line / before, step.known[0].x0)
     return _noisy(step, combine((factor, step.x), *terms), s_noise * noise)
@@ -68,12 +71,8 @@ def _adams(step: Step, x0: Tensor, order: int, eta: float, s_noise: float = 1.0,
     """The exact stochastic step for the polynomial in lam through the last estimates."""
     if math.isinf(step.h):
         return _first_order(step, x0, eta, s_noise)
-    known = step.known[: order - 1]
-    factor, noise = decay(step, eta)
-    z = (1 + eta) * step.h
-    weight = [step.next.alpha * z * w for w in weights(nodes(step, known), z, square=square)]
-    values = [x0, *(past.x0 for past in known)]
-    return _noisy(step, combine((factor, step.x), *zip(weight, values, strict=True)), s_noise * noise)
+    mean = exponential(step, x0, step.known[: order - 1], eta=eta, square=square)
+    return _noisy(step, mean, s_noise * decay(step, eta)[1])
 
 
 def sa_solver(step: Step, *, order: Literal[1, 2, 3] = 3, tau: Amount = 1.0, low: Share = 0.0, high: Share = 1.0) -> Solution:
@@ -84,7 +83,8 @@ def sa_solver(step: Step, *, order: Literal[1, 2, 3] = 3, tau: Amount = 1.0, low
     """
     x0 = yield step.x, step.here
     if step.known:
-        step.x = _adams_moulton(step, x0, order, _eta(step.known[0].level, tau, low, high))
+        weigh = partial(_adams_moulton, _eta(step.known[0].level, tau, low, high))
+        step.x = corrected(step, x0, order, weigh)
     if step.next.sigma == 0:
         return step.toward(x0)
     return _adams(step, x0, order, _eta(step.here, tau, low, high))
@@ -94,14 +94,10 @@ def _eta(level: Level, tau: float, low: float, high: float) -> float:
     return tau**2 if low <= level.sigma / (level.alpha + level.sigma) <= high else 0.0
 
 
-def _adams_moulton(step: Step, x0: Tensor, order: int, eta: float) -> Tensor:
-    """The state here, had the last step known the estimate at its end."""
-    last, *older = step.known[:order]
-    h = step.here.lam - last.level.lam
-    z, at = (1 + eta) * h, [0.0, *((one.level.lam - last.level.lam) / h for one in older)]
-    change = [new - old for new, old in zip(weights([*at, 1.0], z), [*weights(at, z), 0.0], strict=True)]
-    values = [last.x0, *(one.x0 for one in older), x0]
-    return combine((1.0, step.x), *((step.here.alpha * z * c, value) for c, value in zip(change, values, strict=True)))
+def _adams_moulton(eta: float, at: list[float], h: float) -> tuple[list[float], list[float]]:
+    """For `corrected`: both polynomials integrated exactly."""
+    z = (1 + eta) * h
+    return [z * w for w in weights([*at, 1.0], z)], [z * w for w in weights(at, z)]
 
 
 def er_sde(step: Step, *, order: Literal[1, 2, 3] = 3, s_noise: Amount = 1.0) -> Solution:
@@ -131,13 +127,13 @@ def er_phi(u: Any) -> Any:
 POINTS, GAUSS = np.polynomial.legendre.leggauss(16)
 
 
-def _er_weights(nodes: Sequence[float], t: float, s: float) -> list[float]:
+def _er_weights(at: Sequence[float], t: float, s: float) -> list[float]:
     """Weight of each estimate: its polynomial L(v), v = 0 at t and 1 at s, in the bracket of `er_sde`; the integral is taken over log u."""
     half = math.log(t / s) / 2
     u = math.sqrt(t * s) * np.exp(POINTS * half)
     v, measure = (u - t) / (s - t), er_phi(s) * GAUSS * half * u / er_phi(u) / (s - t)  # du = u dlog(u), L'(u) = L'(v) / (s - t)
-    polynomials = [np.array(lagrange(nodes, j)) for j in range(len(nodes))]
-    powers = np.arange(1, len(nodes))
+    polynomials = [np.array(lagrange(at, j)) for j in range(len(at))]
+    powers = np.arange(1, len(at))
     slopes = [(powers * p[1:]) @ (v ** (powers[:, None] - 1)) @ measure for p in polynomials]
     r = er_phi(s) / er_phi(t)
     return [float(p.sum() - r * p[0] + slope) for p, slope in zip(polynomials, slopes, strict=True)]
