@@ -1,0 +1,163 @@
+"""Weights as files hold them: names, shapes and dtypes from the header, tensors when they are asked for.
+
+A tensor in the stored dtype is the file's own pages, mapped privately: no copy, no pass, and a write never reaches the file. In another
+dtype it is read piece by piece through a small buffer, so that the stored bytes never stay in the process's memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from unnoise.checkpoints import headers
+from unnoise.checkpoints.headers import Entry
+from unnoise.errors import FileError, nearest
+
+PIECE = 2**20  # bytes read at once for a cast: they stay in the core's cache
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One file of tensors, open for reading."""
+
+    path: Path
+    header: headers.Header
+
+    @cached_property
+    def mapping(self) -> mmap.mmap:
+        with self.opened() as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def opened(self) -> BinaryIO:
+        """The file again. Raises FileError if it is no longer the one whose header was read."""
+        try:
+            file = self.path.open("rb", buffering=0)
+        except OSError as error:
+            raise FileError(f"cannot read {self.path}: {error.strerror}") from None
+        if headers.stamp(file) != self.header.stamp:
+            file.close()
+            raise FileError(f"{self.path} was replaced while it was read: load it again")
+        return file
+
+    def mapped(self, entry: Entry) -> Tensor:
+        count = math.prod(entry.shape)
+        if not count:
+            return torch.empty(entry.shape, dtype=entry.dtype)
+        if entry.begin % entry.dtype.itemsize:  # a header of odd length; torch wants aligned numbers
+            return self.cast(entry, entry.dtype)
+        return torch.frombuffer(self.mapping, dtype=entry.dtype, count=count, offset=entry.begin).view(entry.shape)
+
+    def cast(self, entry: Entry, dtype: torch.dtype) -> Tensor:
+        result = torch.empty(math.prod(entry.shape), dtype=dtype)
+        scratch = bytearray(PIECE)
+        buffer, view = torch.frombuffer(scratch, dtype=entry.dtype), memoryview(scratch)
+        with self.opened() as file:
+            file.seek(entry.begin)
+            for piece in result.split(len(buffer)):
+                wanted = view[: len(piece) * entry.dtype.itemsize]
+                if file.readinto(wanted) != len(wanted):  # type: ignore[attr-defined]
+                    raise FileError(f"{self.path} was cut while it was read: download it again")
+                piece.copy_(buffer[: len(piece)])
+        return result.view(entry.shape)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Named tensors of one or several files, or of a dict; read-only. Iterates over the names.
+
+    shapes, dtypes, bytes and metadata come from the headers alone: no tensor is touched.
+    """
+
+    path: Path | str  # where they are from, for messages
+    metadata: dict[str, str]
+    places: Mapping[str, tuple[Stored, Entry] | Tensor]
+
+    @classmethod
+    def open(cls, source: str | Path | Mapping[str, Tensor]) -> Weights:
+        """A .safetensors file, a sharded model's .safetensors.index.json, or tensors. Raises FileError with one line."""
+        if isinstance(source, Mapping):
+            return cls("a dict of tensors", {}, dict(source))
+        path = Path(source)
+        if path.suffix == ".json":
+            return _sharded(path)
+        stored = Stored(path, headers.read(path))
+        return cls(path, stored.header.metadata, {name: (stored, entry) for name, entry in stored.header.entries.items()})
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(_described(place).shape) for name, place in self.places.items()}
+
+    @cached_property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        return {name: _described(place).dtype for name, place in self.places.items()}
+
+    @property
+    def bytes(self) -> int:
+        return sum(math.prod(shape) * self.dtypes[name].itemsize for name, shape in self.shapes.items())
+
+    def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """One tensor. dtype: what floating-point numbers become; None as stored; integers stay. Raises FileError for an unknown name."""
+        if name not in self.places:
+            near = nearest(name, self.places)
+            raise FileError(f"{self.path} has no tensor {name!r}" + (f": did you mean {' or '.join(map(repr, near))}?" if near else ""))
+        place = self.places[name]
+        stored = _described(place).dtype
+        wanted = dtype if dtype is not None and stored.is_floating_point else stored
+        if isinstance(place, Tensor):
+            return place.detach().to(wanted)
+        file, entry = place
+        return file.mapped(entry) if wanted == stored else file.cast(entry, wanted)
+
+    def prefixed(self, prefix: str) -> Weights:
+        """Those whose names begin with `prefix`, without it."""
+        return replace(self, places={name[len(prefix) :]: place for name, place in self.places.items() if name.startswith(prefix)})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.places
+
+
+def _described(place: tuple[Stored, Entry] | Tensor) -> Entry | Tensor:
+    return place if isinstance(place, Tensor) else place[1]
+
+
+def _sharded(path: Path) -> Weights:
+    """An index {"weight_map": {name: file}} and the files beside it, each of which must have what the index promises."""
+    owners = _index(path)
+    files = sorted(set(owners.values()))
+    absent = [name for name in files if not (path.parent / name).is_file()]
+    if absent:
+        raise FileError(f"{path}: {len(absent)} of its {len(files)} files are missing, {absent[0]} first: download them again")
+    shards = {name: Stored(path.parent / name, headers.read(path.parent / name)) for name in files}
+    for name, file in owners.items():
+        if name not in shards[file].header.entries:
+            raise FileError(f"{path}: {file} lacks {name}, which the index promises: the files are of different models")
+    metadata = {key: value for shard in shards.values() for key, value in shard.header.metadata.items()}
+    return Weights(path, metadata, {name: (shards[file], shards[file].header.entries[name]) for name, file in owners.items()})
+
+
+def _index(path: Path) -> dict[str, str]:
+    try:
+        owners = json.loads(path.read_bytes())["weight_map"]
+        plain = all(isinstance(file, str) and Path(file).name == file for file in owners.values())
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise FileError(f'{path} is not an index of safetensors files: expected {{"weight_map": {{name: file}}}}') from None
+    if not plain:  # a path would lead out of the model's folder
+        raise FileError(f"{path}: its weight_map names something else than files beside it")
+    return owners
