@@ -37,6 +37,7 @@ class ClassifierConfig:
     blocks: int = 2
     heads: int = 4  # in every attention, unless
     head_width: int = 64  # channels a head is set
+    waves: int = 0  # how many sinusoids of t; 0: widths[0]
     scale_shift: bool = True
     resample: Literal["conv", "residual"] = "residual"
     pool: Literal["attention", "adaptive"] = "attention"
@@ -52,6 +53,7 @@ class ClassifierConfig:
             heads=self.heads,
             head_width=self.head_width,
             context_width=0,
+            waves=self.waves,
             scale_shift=self.scale_shift,
             resample=self.resample,
         )
@@ -97,7 +99,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.config, unet = config, config.unet
         widths = config.widths
-        self.time_embedding = EmbeddingMLP(widths[0], unet.emb_width)
+        self.time_embedding = EmbeddingMLP(unet.wave_width, unet.emb_width)
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(DownBlock(unet, widths[max(i - 1, 0)], i) for i in range(len(widths)))
         self.mid_block = MidBlock(unet)
@@ -108,7 +110,7 @@ class Classifier(nn.Module):
         side = self.config.side
         if x.shape[2:] != (side, side):
             raise ArgumentError(f"got x of {x.shape[2]}x{x.shape[3]}, expected {side}x{side}: this classifier knows one size")
-        emb = self.time_embedding(timestep_embedding(t, self.config.widths[0]).to(self.conv_in.weight.dtype))
+        emb = self.time_embedding(timestep_embedding(t, self.config.unet.wave_width).to(self.conv_in.weight.dtype))
         h = self.conv_in(x)
         for down in self.down_blocks:
             h = down(h, emb, None)[-1]

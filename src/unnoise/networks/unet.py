@@ -54,6 +54,7 @@ class UNetConfig:
     corner_pad: bool = False  # downsampling pads right and below only, as TensorFlow: DDPM
     time_shift: float = 0.0  # of the sinusoids' frequencies, and
     time_cos_first: bool = True  # their order: DDPM has 1.0 and False
+    waves: int = 0  # how many sinusoids, a quarter of the embedding's width; 0: widths[0]. ADM-512, whose first level is narrower, has more
     groups: int = 32
     eps: float = 1e-5  # of group norms: DDPM has 1e-6
     dropout: float = 0.0
@@ -72,8 +73,12 @@ class UNetConfig:
             )
 
     @property
+    def wave_width(self) -> int:
+        return self.waves or self.widths[0]
+
+    @property
     def emb_width(self) -> int:
-        return 4 * self.widths[0]
+        return 4 * self.wave_width
 
     @property
     def style(self) -> Style:
@@ -160,7 +165,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         widths = config.widths
-        self.time_embedding = EmbeddingMLP(widths[0], config.emb_width)
+        self.time_embedding = EmbeddingMLP(config.wave_width, config.emb_width)
         self.class_embedding = nn.Embedding(config.num_classes, config.emb_width) if config.num_classes else None
         self.add_embedding = EmbeddingMLP(config.pooled_width, config.emb_width) if config.pooled_width else None
         self.conv_in = nn.Conv2d(config.in_channels * config.patch**2, widths[0], 3, padding=1)
@@ -181,9 +186,9 @@ class UNet(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def embed(self, t: Tensor, cond: Cond) -> Tensor:
-        """The vector (b, 4 widths[0]) that enters every residual block."""
+        """The vector (b, emb_width) that enters every residual block."""
         config = self.config
-        waves = timestep_embedding(t, config.widths[0], shift=config.time_shift, cos_first=config.time_cos_first)
+        waves = timestep_embedding(t, config.wave_width, shift=config.time_shift, cos_first=config.time_cos_first)
         emb = self.time_embedding(waves.to(self.conv_in.weight.dtype))
         if self.class_embedding is not None:
             emb = emb + self.class_embedding(cond.need("labels", "U-Net"))
