@@ -70,7 +70,7 @@ class Paper(NamedTuple):
     """What the authors print."""
 
     parameters: str = ""
-    giga_macs: float = 0.0  # of one forward
+    giga_macs: float | None = None  # of one forward
     fid: str = ""
 
 

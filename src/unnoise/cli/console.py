@@ -21,7 +21,7 @@ def print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=ascii_only, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def print_table(columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
     """A table that fits the terminal, or in full width where stdout is a file or a pipe."""
     from rich.console import Console
     from rich.table import Table
