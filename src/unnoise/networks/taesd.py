@@ -9,9 +9,8 @@ taef2: 32, whose blocks on the grid of latents also see the whole grid through a
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.errors import ArgumentError
-from unnoise.networks.blocks import Norm
-from unnoise.networks.tiling import Stage, through
 
 LEVELS = 3  # halvings
+REACH = 9  # latents around a tile; outside the grid of latents: 1/2 + 9/2 + 10/4 + 5/8 down the decoder, 65 pixels up the encoder
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,12 @@ class TinyAutoencoderConfig:
     def of(cls, weights: Mapping[str, Tensor]) -> TinyAutoencoderConfig:
         """The sizes of weights under our names, both halves or one."""
         first, last = weights.get("decoder.1.weight"), weights.get("encoder.14.weight")
-        if first is None and last is None:
+        if first is not None:
+            width, channels = first.shape[:2]
+        elif last is not None:
+            channels, width = last.shape[:2]
+        else:
             raise ArgumentError("got weights without encoder.14 and decoder.1, expected those of a tiny autoencoder (TAESD)")
-        channels, width = first.shape[1::-1] if first is not None else last.shape[:2]
         return cls(channels, any(".pool." in name for name in weights), width)
 
 
@@ -125,12 +126,14 @@ class TinyAutoencoder(nn.Module):
         factor = self.config.factor
         if x.shape[2] % factor or x.shape[3] % factor:
             raise ArgumentError(f"got a picture of {x.shape[3]}x{x.shape[2]}, expected multiples of {factor}: resize or crop it")
-        h = through(list(stages(self.encoder[: -INNER["encoder"]])), (x + 1) / 2, tile=tile, pixels=factor)
-        return Latents(self.encoder[-INNER["encoder"] :](h))
+        layers, inner = list(self.encoder), -INNER["encoder"]
+        h = in_tiles(nn.Sequential(*layers[:inner]), (x + 1) / 2, tile, cells=(factor, 1))
+        return Latents(nn.Sequential(*layers[inner:])(h))
 
     def decode(self, z: Tensor, *, tile: int = 0) -> Tensor:
-        h = self.decoder[: INNER["decoder"]](z)
-        return through(list(stages(self.decoder[INNER["decoder"] :])), h, tile=tile, pixels=1) * 2 - 1
+        layers, inner = list(self.decoder), INNER["decoder"]
+        h = nn.Sequential(*layers[:inner])(z)
+        return in_tiles(nn.Sequential(*layers[inner:]), h, tile, cells=(1, self.config.factor)) * 2 - 1
 
     def scaled(self, z: Tensor) -> Tensor:
         """Latents as the diffusion model sees them: these."""
@@ -140,20 +143,23 @@ class TinyAutoencoder(nn.Module):
         return latents / self.config.scale + self.config.shift
 
 
-def stages(layers: Iterable[nn.Module]) -> Iterable[Stage]:
-    """One stage a layer, none of which reaches over three cells; doubling goes with the convolution behind it."""
-    for before, layer in itertools.pairwise([nn.Identity(), *layers]):
-        if isinstance(before, nn.Upsample):
-            yield _stage(nn.Sequential(before, layer), (1, 2))
-        elif not isinstance(layer, nn.Upsample):
-            yield _stage(layer, (2, 1) if getattr(layer, "stride", (1, 1)) == (2, 2) else (1, 1))
-
-
-def _stage(layer: nn.Module, cells: tuple[int, int]) -> Stage:
-    def run(x: Tensor, norm: Norm) -> Tensor:
-        return layer(x)
-
-    return Stage(run, cells)
+def in_tiles(layers: nn.Module, x: Tensor, tile: int, cells: tuple[int, int]) -> Tensor:
+    """layers(x) by tiles of `tile` latents a side, each with a margin; a latent is cells[0] pixels of x and cells[1] of the result."""
+    before, after = cells
+    height, width = (side // before for side in x.shape[2:])
+    if not 0 < tile < max(height, width):
+        return layers(x)
+    bands = []
+    for row in range(0, height, tile):
+        top, row_end = max(row - REACH, 0), min(row + tile, height)
+        band = x[:, :, top * before : (row_end + REACH) * before]
+        parts = []
+        for column in range(0, width, tile):
+            left, end = max(column - REACH, 0), min(column + tile, width)
+            part = layers(band[:, :, :, left * before : (end + REACH) * before])
+            parts.append(part[:, :, (row - top) * after : (row_end - top) * after, (column - left) * after : (end - left) * after])
+        bands.append(torch.cat(parts, dim=3))
+    return torch.cat(bands, dim=2)
 
 
 def named(weights: Mapping[str, Tensor], half: str = "") -> dict[str, Tensor]:
