@@ -49,7 +49,7 @@ class Layout:
 
     def source(self, name: str) -> Source:
         """Of one of our parameters. Raises KeyError where the table has no such module."""
-        path = max((p for p in self.modules if p == "" or name.startswith(p + ".")), key=len, default=None)
+        path = max((p for p in self.modules if p in ("", name) or name.startswith(p + ".")), key=len, default=None)
         if path is None:
             raise KeyError(name)
         rest = name[len(path) :] if path else "." + name

@@ -13,25 +13,33 @@ from torch import nn
 
 from unnoise.errors import UnknownName
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
+from unnoise.networks.bert import BertConfig, BertEncoder
 from unnoise.networks.classifier import Classifier, ClassifierConfig
+from unnoise.networks.controlnet import ControlNet, ControlNetConfig
 from unnoise.networks.dit import DiT, DiTConfig
 from unnoise.networks.mmdit import MMDiT, MMDiTConfig
 from unnoise.networks.ncsnpp import NCSNpp, NCSNppConfig
+from unnoise.networks.t5 import T5Config, T5Encoder
 from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
 from unnoise.networks.unet import UNet, UNetConfig
 from unnoise.networks.vq import VQAutoencoder, VQConfig
 
-Config = UNetConfig | NCSNppConfig | DiTConfig | MMDiTConfig | ClassifierConfig | AutoencoderConfig | VQConfig | CLIPTextConfig
+TextConfig = CLIPTextConfig | T5Config | BertConfig
+FirstStage = AutoencoderConfig | VQConfig
+Config = UNetConfig | NCSNppConfig | DiTConfig | MMDiTConfig | ControlNetConfig | ClassifierConfig | FirstStage | TextConfig
 
 NETWORKS: dict[type, type[nn.Module]] = {
     UNetConfig: UNet,
     NCSNppConfig: NCSNpp,
     DiTConfig: DiT,
     MMDiTConfig: MMDiT,
+    ControlNetConfig: ControlNet,
     ClassifierConfig: Classifier,
     AutoencoderConfig: Autoencoder,
     VQConfig: VQAutoencoder,
     CLIPTextConfig: CLIPTextEncoder,
+    T5Config: T5Encoder,
+    BertConfig: BertEncoder,
 }
 
 
@@ -61,6 +69,7 @@ FAMILIES = {
         "Stable Diffusion XL", 2023, "Podell et al. 2023", "a U-Net three times as large, two text encoders, sizes and crops as conditions"
     ),
     "sd3": Family("Stable Diffusion 3", 2024, "Esser et al. 2024", "MMDiT: text and image attend to each other; rectified flow"),
+    "controlnet": Family("ControlNet", 2023, "Zhang et al. 2023", "a picture of edges, depth or pose as condition; starts from zero"),
     "text encoder": Family("Text encoders", 2021, "Radford et al. 2021", "text to vectors"),
     "autoencoder": Family("Autoencoders", 2022, "Rombach et al. 2022", "pictures to latents and back"),
 }
@@ -85,8 +94,8 @@ class Published:
     side: int = 0  # of its pictures, in pixels
     conditions: str = ""  # what it is told beside the time
     paper: Paper = _UNSAID
-    autoencoder: AutoencoderConfig | VQConfig | None = None
-    texts: tuple[CLIPTextConfig, ...] = ()
+    autoencoder: FirstStage | None = None
+    texts: tuple[TextConfig, ...] = ()
     tokens: int = 0  # of text, that one forward is counted with
     class_table: int = 0  # parameters of a table of class vectors, which stand in for text tokens
 
@@ -106,6 +115,8 @@ class Published:
 CLIP_L = CLIPTextConfig()
 OPEN_CLIP_H = CLIPTextConfig(width=1024, layers=23, heads=16, mlp=4096, activation="gelu")  # its 24th layer is not used by SD 2
 OPEN_CLIP_BIG_G = CLIPTextConfig(width=1280, layers=32, heads=20, mlp=5120, activation="gelu", projection=1280)
+T5_XXL = T5Config()
+LDM_BERT = BertConfig()
 KL_F8 = AutoencoderConfig()
 KL_F8_XL = AutoencoderConfig(scale=0.13025)
 KL_F8_SD3 = AutoencoderConfig(latent_channels=16, quant_convs=False, scale=1.5305, shift=0.0609)
@@ -154,7 +165,7 @@ def _sdxl(title: str, side: int = 1024, in_channels: int = 4, conditions: str = 
 
 
 def _sd3(title: str, network: MMDiTConfig, printed: str) -> Published:
-    return Published(title, "sd3", network, 1024, "text", Paper(printed), KL_F8_SD3, (CLIP_L, OPEN_CLIP_BIG_G), 154)
+    return Published(title, "sd3", network, 1024, "text", Paper(printed), KL_F8_SD3, (CLIP_L, OPEN_CLIP_BIG_G, T5_XXL), 154)
 
 
 _DIT_SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}  # width, depth, heads
@@ -177,6 +188,10 @@ def _classifier(side: int, **sizes: Any) -> Published:
 
 def _plain(title: str, family: str, network: Config, side: int, conditions: str = "", printed: str = "") -> Published:
     return Published(title, family, network, side, conditions, Paper(printed))
+
+
+def _controlnet(title: str, conditions: str, unet: UNetConfig, side: int) -> Published:
+    return Published(title, "controlnet", ControlNetConfig(unet), side, conditions, tokens=77)
 
 
 def _faces(title: str, fid: str) -> Published:
@@ -244,7 +259,15 @@ PUBLISHED: dict[str, Published] = {
         autoencoder=replace(KL_F8, scale=1.0),
     ),
     "ldm-text": Published(
-        "LDM text-to-image", "ldm", UNetConfig(context_width=1280), 256, "text", Paper("1.45B with its text encoder"), KL_F8, tokens=77
+        "LDM text-to-image",
+        "ldm",
+        UNetConfig(context_width=1280),
+        256,
+        "text",
+        Paper("1.45B with its text encoder"),
+        KL_F8,
+        (LDM_BERT,),
+        77,
     ),
     "sd1": _sd1("Stable Diffusion 1", printed="860M"),
     "sd1-inpainting": _sd1("Stable Diffusion 1 inpainting", 9, "text, mask, picture"),
@@ -294,12 +317,17 @@ PUBLISHED: dict[str, Published] = {
     "sd3-medium": _sd3("Stable Diffusion 3 medium", MMDiTConfig(), "2B"),
     "sd3.5-medium": _sd3("Stable Diffusion 3.5 medium", MMDiTConfig(qk_norm=True, dual_blocks=13, positions=384), "2.5B"),
     "sd3.5-large": _sd3("Stable Diffusion 3.5 large", MMDiTConfig(width=64 * 38, depth=38, heads=38, qk_norm=True), "8.1B"),
+    "controlnet-sd1": _controlnet("ControlNet of Stable Diffusion 1", "text, hint", UNetConfig(), 512),
+    "controlnet-sd2": _controlnet("ControlNet of Stable Diffusion 2.1", "text, hint", UNetConfig(**_SD2), 512),
+    "controlnet-sdxl": _controlnet("ControlNet of Stable Diffusion XL", "text, sizes, crop, hint", UNetConfig(**_SDXL), 1024),
     "vae-sd": Published("KL-f8 of Stable Diffusion", "autoencoder", KL_F8, 512),
     "vae-sd3": Published("KL-f8 of Stable Diffusion 3", "autoencoder", KL_F8_SD3, 1024),
     "vq-f4": Published("VQ-f4 of LDM-4", "autoencoder", VQ_F4, 256),
     "clip-l": Published("CLIP ViT-L/14", "text encoder", CLIP_L, tokens=77),
     "open-clip-h": Published("OpenCLIP ViT-H/14, 23 layers", "text encoder", OPEN_CLIP_H, tokens=77),
     "open-clip-big-g": Published("OpenCLIP ViT-bigG/14", "text encoder", OPEN_CLIP_BIG_G, tokens=77),
+    "t5-xxl": Published("T5 v1.1 XXL, encoder", "text encoder", T5_XXL, tokens=77, paper=Paper("4.7B")),
+    "ldm-bert": Published("Text encoder of LDM text-to-image", "text encoder", LDM_BERT, tokens=77),
 }
 
 

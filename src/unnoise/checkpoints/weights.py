@@ -10,6 +10,7 @@ import json
 import math
 import mmap
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,8 @@ from unnoise.checkpoints import headers
 from unnoise.checkpoints.headers import Entry
 from unnoise.errors import FileError, nearest
 
-PIECE = 2**20  # bytes read at once for a cast: they stay in the core's cache
+PIECE = 2**15  # numbers cast at once: they stay in the core's cache, and torch takes no more of them for one thread (its grain size)
+HUGE = 2**22  # bytes from which a result lies in huge pages: 4 KB pages cost more to get than the cast itself
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Stored:
         return torch.frombuffer(self.mapping, dtype=entry.dtype, count=count, offset=entry.begin).view(entry.shape)
 
     def cast(self, entry: Entry, dtype: torch.dtype) -> Tensor:
-        result = torch.empty(math.prod(entry.shape), dtype=dtype)
-        scratch = bytearray(PIECE)
+        result = _fresh(math.prod(entry.shape), dtype)
+        scratch = bytearray(PIECE * entry.dtype.itemsize)
         buffer, view = torch.frombuffer(scratch, dtype=entry.dtype), memoryview(scratch)
         with self.opened() as file:
             file.seek(entry.begin)
@@ -129,6 +131,17 @@ class Weights:
 
     def __contains__(self, name: object) -> bool:
         return name in self.places
+
+
+def _fresh(count: int, dtype: torch.dtype) -> Tensor:
+    """`count` numbers of memory, in huge pages where the system has them on request."""
+    size = count * dtype.itemsize
+    if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(count, dtype=dtype)
+    area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them
+        area.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(area, dtype=dtype)
 
 
 def _described(place: tuple[Stored, Entry] | Tensor) -> Entry | Tensor:

@@ -73,6 +73,7 @@ class Discrete:
 
     alpha_bar: Tensor  # (T,) float64, falling
     first: float = 0.0
+    time_scale: float = 1.0  # of the time that the network is told
 
     @property
     def start(self) -> float:
@@ -125,7 +126,7 @@ class Discrete:
         return low - 1 + part.clamp(0, 1)
 
     def timestep(self, t: Time) -> Tensor:
-        return _f64(t).clamp(min=0)
+        return self.time_scale * _f64(t).clamp(min=0)
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ class VE:
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
+    time_scale: float = 0.25
 
     @property
     def start(self) -> float:
@@ -192,7 +194,7 @@ class VE:
         return (-_f64(logsnr) / 2).exp()
 
     def timestep(self, t: Time) -> Tensor:
-        return _f64(t).log() / 4  # EDM's c_noise (Karras et al. 2022, table 1)
+        return self.time_scale * _f64(t).log()  # EDM's c_noise is ln(sigma)/4 (Karras et al. 2022, table 1), consistency models' 250 ln(sigma)
 
 
 @dataclass(frozen=True)
@@ -232,12 +234,14 @@ def vp(
     beta_start: float | None = None,
     beta_end: float | None = None,
     steps: int = 1000,
+    told_steps: int | None = None,
     zero_terminal_snr: bool = False,
 ) -> Discrete:
     """A VP table from betas, by name or as a tensor (T,).
 
     linear: DDPM, 1e-4 to 0.02. scaled_linear: latent diffusion, linear in sqrt(beta), 0.00085 to 0.012 (CompVis calls this "linear").
     cosine: improved DDPM (Nichol & Dhariwal 2021, eq. 17), beta capped at 0.999; it takes no ends.
+    told_steps: the network is told t as if there were so many steps; improved DDPM's 4000 are told as 1000.
     zero_terminal_snr: shift and scale sqrt(alpha_bar) so that the last step is pure noise (Lin et al. 2023, algorithm 1).
     """
     if isinstance(betas, Tensor) and (beta_start is not None or beta_end is not None):
@@ -252,7 +256,7 @@ def vp(
     if zero_terminal_snr:
         root = alpha_bar.sqrt()
         alpha_bar = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
-    return Discrete(alpha_bar)
+    return Discrete(alpha_bar, time_scale=1.0 if told_steps is None else told_steps / len(table))
 
 
 def _betas(name: str, start: float | None, end: float | None, steps: int) -> Tensor:
@@ -270,11 +274,11 @@ def _betas(name: str, start: float | None, end: float | None, steps: int) -> Ten
     return (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
 
 
-def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> VE:
-    """The VE process of EDM; time is sigma."""
+def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, time_scale: float = 0.25) -> VE:
+    """The VE process of EDM; time is sigma, and a network is told time_scale ln(sigma)."""
     if not 0 < sigma_min < sigma_max:
         raise ArgumentError(f"got sigma_min {sigma_min}, sigma_max {sigma_max}: expected 0 < sigma_min < sigma_max")
-    return VE(sigma_min, sigma_max)
+    return VE(sigma_min, sigma_max, time_scale)
 
 
 def flow(shift: float = 1.0) -> Flow:

@@ -1,7 +1,7 @@
 """The text encoder of LDM's text-to-image model: as x-transformers names it (`cond_stage_model.transformer.*`), and as diffusers does.
 
-    attn_layers.layers.2i       norm (.0) and attention (.1) of layer i
-    attn_layers.layers.2i+1     norm (.0) and feed-forward (.1) of layer i
+attn_layers.layers.2i       norm (.0) and attention (.1) of layer i
+attn_layers.layers.2i+1     norm (.0) and feed-forward (.1) of layer i
 """
 
 from __future__ import annotations

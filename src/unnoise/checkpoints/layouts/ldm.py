@@ -1,0 +1,165 @@
+"""Single files of CompVis and Stability AI: latent diffusion, Stable Diffusion 1 and 2, SDXL and its refiner.
+
+    model.diffusion_model.*     the U-Net with numbered blocks
+    model_ema.*                 its average, the names without their dots
+    first_stage_model.*         the autoencoder
+    cond_stage_model.*          the condition's encoder; in SDXL conditioner.embedders.0.* and .1.*
+    betas ...                   the schedule, as tables
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from unnoise.checkpoints.families import FAMILIES, resized
+from unnoise.checkpoints.layouts import bert, first_stage, numbered, texts
+from unnoise.checkpoints.parts import Found, Hints, Part
+from unnoise.checkpoints.specs import ModelSpec, ScheduleSpec
+from unnoise.checkpoints.weights import Weights
+from unnoise.networks.autoencoder import Autoencoder
+from unnoise.networks.bert import BertEncoder
+from unnoise.networks.labels import ClassTokens, ClassTokensConfig
+from unnoise.networks.text import CLIPTextEncoder
+from unnoise.networks.unet import UNet, UNetConfig
+from unnoise.networks.vq import VQAutoencoder
+
+UNET, STAGE = "model.diffusion_model.", "first_stage_model."
+CLIP, OPEN_CLIP, BERT, CLASSES = (f"cond_stage_model.{end}" for end in ("transformer.", "model.", "transformer.", "embedding."))
+XL_CLIP, XL_OPEN_CLIP, REFINER_OPEN_CLIP = (f"conditioner.embedders.{end}." for end in ("0.transformer", "1.model", "0.model"))
+
+
+def recognise(weights: Weights, hints: Hints) -> Found | None:
+    """None where there is no U-Net with numbered blocks under the authors' prefix."""
+    unet = weights.prefixed(UNET)
+    if "input_blocks.0.0.weight" not in unet:
+        return None
+    texts_found = _texts(weights, hints)
+    family, told = _family(weights, unet)
+    config = numbered.unet_config(unet.shapes, {**_heads(family, unet), **hints.get("network", {})})
+    parts = {"network": _network(weights, unet, config, family, hints), **_stage(weights, hints), **texts_found}
+    spec, more = _schedule(weights, resized(FAMILIES[family], _fields(parts)))
+    return Found(spec, parts, (*told, *more))
+
+
+def _fields(parts: Mapping[str, Part]) -> dict[str, Any]:
+    """The spec's fields that the file's own networks replace."""
+    names = {"network": "unet", "text_encoder": "text", "text_encoder_2": "text_2"}
+    own = {BertEncoder: "bert", ClassTokens: "class_tokens", VQAutoencoder: "vq", Autoencoder: "autoencoder"}
+    fields = {own.get(part.network, names.get(place, place)): part.config for place, part in parts.items()}  # pyright: ignore[reportArgumentType]
+    other = {"vq": "autoencoder", "autoencoder": "vq"}
+    return {**fields, **{other[name]: None for name in list(fields) if name in other}}
+
+
+def _network(weights: Weights, unet: Weights, config: UNetConfig, family: str, hints: Hints) -> Part:
+    averaged = weights.prefixed("model_ema.diffusion_model")
+    if len(averaged) and hints.get("file", {}).get("ema", True):
+        unet = replace(unet, places={name: averaged.places[name.replace(".", "")] for name in unet})
+    order = "head qkv d" if family.startswith("ldm") else "qkv head d"
+    return Part(UNet, config, numbered.unet(config, order), unet)
+
+
+def _family(weights: Weights, unet: Weights) -> tuple[str, list[str]]:
+    """The family, and what told it."""
+    channels = unet.shapes["input_blocks.0.0.weight"][1]
+    ends = {9: "-inpainting", 5: "-depth"}
+    if "label_emb.0.0.weight" in unet:
+        return _xl(weights, unet, ends.get(channels, ""))
+    if f"{CLASSES}weight" in weights:
+        return "ldm-class", ["class labels by cond_stage_model.embedding"]
+    if not any(".attn2." in name for name in unet):
+        return "ldm-uncond", ["unconditional: no cross-attention"]
+    if f"{BERT}token_emb.weight" in weights:
+        return "ldm-text", ["BERT's token table"]
+    width = next(shape[1] for name, shape in unet.shapes.items() if name.endswith("attn2.to_k.weight"))
+    linear = any(len(shape) == 2 for name, shape in unet.shapes.items() if name.endswith(".1.proj_in.weight"))
+    name = "sd2" if linear or any(key.startswith(OPEN_CLIP) for key in weights) else "sd1"
+    told = [f"{'linear' if linear else '1x1 convolution'} projections, text of width {width}, {channels} channels in"]
+    return (name + ends[channels] if channels in ends else name), told
+
+
+def _xl(weights: Weights, unet: Weights, end: str) -> tuple[str, list[str]]:
+    width = unet.shapes["label_emb.0.0.weight"][1]
+    if any(key.startswith(REFINER_OPEN_CLIP) for key in weights) or width == 2560:
+        return "sdxl-refiner", [f"a vector of width {width}, one text encoder"]
+    return f"sdxl{end}", [f"a vector of width {width} joins the time embedding"]
+
+
+def _heads(family: str, unet: Weights) -> dict[str, Any]:
+    """How attention is divided in each family; shapes do not show it."""
+    row = FAMILIES[family].unet
+    assert row is not None  # every family of this layout is a U-Net's
+    return {"head_width": row.head_width, "heads": row.heads}
+
+
+def _stage(weights: Weights, hints: Hints) -> dict[str, Part]:
+    stage, asked = weights.prefixed(STAGE), hints.get("autoencoder", {})
+    if "quantize.embedding.weight" in stage:
+        config = first_stage.vq_config(stage.shapes, asked)
+        return {"autoencoder": Part(VQAutoencoder, config, first_stage.vq(config), stage)}
+    if "decoder.conv_in.weight" not in stage:
+        return {}
+    config = first_stage.autoencoder_config(stage.shapes, asked)
+    return {"autoencoder": Part(Autoencoder, config, first_stage.autoencoder(config), stage)}
+
+
+def _texts(weights: Weights, hints: Hints) -> dict[str, Part]:
+    first, second = hints.get("text_encoder", {}), hints.get("text_encoder_2", {})
+    if f"{CLASSES}weight" in weights:
+        classes, width = weights.shapes[f"{CLASSES}weight"]
+        own = weights.prefixed("cond_stage_model.")
+        return {"text_encoder": Part(ClassTokens, ClassTokensConfig(classes, width), texts.same(), own)}
+    if f"{BERT}token_emb.weight" in weights:
+        return {"text_encoder": bert.part(weights.prefixed(BERT), first)}
+    found = {}
+    for prefix, place, hint in ((CLIP, "text_encoder", first), (XL_CLIP, "text_encoder", first)):
+        if f"{prefix}text_model.embeddings.token_embedding.weight" in weights:
+            found[place] = clip_part(weights.prefixed(prefix), hint)
+    for prefix, place, hint in (
+        (OPEN_CLIP, "text_encoder", first),
+        (REFINER_OPEN_CLIP, "text_encoder", first),
+        (XL_OPEN_CLIP, "text_encoder_2", second),
+    ):
+        if f"{prefix}token_embedding.weight" in weights:
+            found[place] = open_clip_part(weights.prefixed(prefix), hint)
+    return found
+
+
+def clip_part(own: Weights, hint: Mapping[str, Any]) -> Part:
+    config = texts.clip_config(own.shapes, hint)
+    return Part(CLIPTextEncoder, config, texts.clip(config), own)
+
+
+def open_clip_part(own: Weights, hint: Mapping[str, Any]) -> Part:
+    config = texts.open_clip_config(own.shapes, hint)
+    return Part(CLIPTextEncoder, config, texts.open_clip(config), own)
+
+
+def _schedule(weights: Weights, spec: ModelSpec) -> tuple[ModelSpec, list[str]]:
+    """Prediction, betas and scale, where the file says them by a table or a mark, else the family's."""
+    told, update = [], {}
+    if "betas" in weights and spec.schedule.kind == "vp":
+        first, last = (float(weights.read("betas")[i]) for i in (0, -1))
+        row = spec.schedule.build().alpha_bar  # pyright: ignore[reportAttributeAccessIssue]
+        if abs(float(1 - row[0]) - first) > 1e-6:
+            update["schedule"] = ScheduleSpec(kind="vp", betas="scaled_linear", beta_start=first, beta_end=last)
+        told.append(f"betas {first:.5g} to {last:.5g} by the file's table")
+    if "v_pred" in weights or _says_v(weights.metadata):
+        update["prediction"] = "v"
+        told.append("v-prediction by a mark in the file")
+    if "ztsnr" in weights:
+        update["schedule"] = spec.schedule.model_copy(update={"zero_terminal_snr": True})
+        told.append("zero terminal SNR by a mark in the file")
+    if "scale_factor" in weights and spec.autoencoder:
+        scale = float(weights.read("scale_factor"))
+        update["autoencoder"] = replace(spec.autoencoder, scale=scale)
+        told.append(f"latents scaled by {scale:.5g}")
+    if spec.name == "sd2" and "prediction" not in update:
+        told.append("v-prediction as most Stable Diffusion 2 files; nothing in a file tells: for the base model give prediction='eps'")
+    return spec.model_copy(update=update), told
+
+
+def _says_v(metadata: Mapping[str, str]) -> bool:
+    words = (metadata.get("modelspec.prediction_type", ""), metadata.get("ss_v_parameterization", ""))
+    return words[0].lower() in ("v", "v_prediction") or words[1].lower() == "true"

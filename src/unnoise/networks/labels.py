@@ -1,0 +1,27 @@
+"""A class label as a text of one token: the condition of class-conditional latent diffusion (Rombach et al. 2022, section 4.3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ClassTokensConfig:
+    """Defaults: ImageNet's classes and one more that stands for none."""
+
+    classes: int = 1001
+    width: int = 512
+
+
+class ClassTokens(nn.Module):
+    """labels (b,) -> (b, 1, width)."""
+
+    def __init__(self, config: ClassTokensConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.classes, config.width)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return self.embedding(labels)[:, None]
