@@ -51,13 +51,13 @@ def bert(words: Iterable[str] | None = None, *, length: int = 77) -> WordPiece:
     pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
     pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     pieces.decoder = decoders.WordPiece()
-    pieces.add_special_tokens([PAD, UNKNOWN, START, END, "[MASK]"])
+    pieces.add_special_tokens([token for token in (PAD, UNKNOWN, START, END, "[MASK]") if token in vocab])
     return WordPiece(pieces, length)
 
 
 def _published() -> list[str]:
     packed = resources.files("unnoise.networks").joinpath("vocab/bert_uncased.txt.gz").read_bytes()
-    return gzip.decompress(packed).decode().splitlines()
+    return _lines(gzip.decompress(packed).decode())
 
 
 def read(path: Path, length: int = 77) -> WordPiece:
@@ -66,4 +66,8 @@ def read(path: Path, length: int = 77) -> WordPiece:
         raise FileError(f"no tokenizer at {path}: expected a vocab.txt or a tokenizer.json")
     if path.suffix == ".json":
         return WordPiece(tokenizers.Tokenizer.from_file(str(path)), length)
-    return bert(path.read_text(encoding="utf-8").split("\n")[:-1], length=length)
+    return bert(_lines(path.read_text(encoding="utf-8")), length=length)
+
+
+def _lines(text: str) -> list[str]:
+    return text.removesuffix("\n").split("\n")
