@@ -14,8 +14,10 @@ Module names are those of the authors' checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -162,31 +164,49 @@ class MMDiT(nn.Module):
 
     def positions(self, rows: int, cols: int) -> Tensor:
         """The middle of the table, (1, rows*cols, width): a picture's centre has one position, whatever its shape."""
-        side, patch = self.config.positions, self.config.patch
-        if max(rows, cols) > side:
-            raise ArgumentError(f"got x of {rows * patch}x{cols * patch}, expected at most {side * patch} a side: the positions end there")
-        top, left = (side - rows) // 2, (side - cols) // 2
-        return self.pos_embed.unflatten(1, (side, side))[:, top : top + rows, left : left + cols].flatten(1, 2)
+        return middle(self.pos_embed, rows, cols, self.config.patch)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None, *, skip_layers: Collection[int] = ()) -> Tensor:
-        """skip_layers: blocks, counted from 0, that are left out; see `SkipLayers`."""
-        cond = Cond() if cond is None else cond
+    def embed(self, x: Tensor) -> Tensor:
+        """Patches with their positions, (b, rows*cols, width)."""
         whole_patches(x, self.config.patch)
+        image = self.x_embedder(x)
+        return image + self.positions(x.shape[2] // self.config.patch, x.shape[3] // self.config.patch).to(image)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Cond | None = None,
+        *,
+        skip_layers: Collection[int] = (),
+        residuals: Sequence[Tensor | None] = (),
+    ) -> Tensor:
+        """skip_layers: blocks, counted from 0, that are left out; see `SkipLayers`. residuals: what ControlNets add behind each block,
+        (b, rows*cols, width) or None; see `Controlled`."""
+        cond = Cond() if cond is None else cond
         if unknown := set(skip_layers) - set(range(self.config.depth)):
             raise ArgumentError(f"got skip_layers {sorted(unknown)}: this network's blocks are 0 to {self.config.depth - 1}")
-        rows, cols = x.shape[2] // self.config.patch, x.shape[3] // self.config.patch
-        image = self.x_embedder(x)
-        image = image + self.positions(rows, cols).to(image)
+        image = self.embed(x)
         text = self.context_embedder(cond.need("tokens", "MMDiT"))
         c = self.t_embedder(t) + self.y_embedder(cond.need("pooled", "MMDiT"))
-        for i, block in enumerate(self.joint_blocks):
+        for i, (block, added) in enumerate(zip_longest(self.joint_blocks, residuals)):
             if i not in skip_layers:
                 text, image = block(text, image, c)
-        return unpatchify(self.final_layer(image, c), self.config.patch, rows, cols)
+                image = image if added is None else image + added
+        return unpatchify(self.final_layer(image, c), self.config.patch, x.shape[2] // self.config.patch, x.shape[3] // self.config.patch)
+
+
+def middle(table: Tensor, rows: int, cols: int, patch: int) -> Tensor:
+    """Of a square table of positions (1, side², width) the middle, (1, rows*cols, width). Raises ArgumentError beyond its sides."""
+    side = math.isqrt(table.shape[1])
+    if max(rows, cols) > side:
+        raise ArgumentError(f"got x of {rows * patch}x{cols * patch}, expected at most {side * patch} a side: the positions end there")
+    top, left = (side - rows) // 2, (side - cols) // 2
+    return table.unflatten(1, (side, side))[:, top : top + rows, left : left + cols].flatten(1, 2)
 
 
 class SkipLayers(nn.Module):
-    """The same network, worse: it leaves out some of its blocks, and shares the weights of the rest.
+    """The same MMDiT, which may be `Controlled`, worse: it leaves out some of its blocks, and shares the weights of the rest.
 
     Skip-layer guidance (Stable Diffusion 3.5 medium) makes a second denoiser of it, asks that one with the prompt in a part of the steps,
     and pushes the guided estimate away from its answer, as autoguidance does with a smaller network (Karras et al. 2024):
@@ -194,7 +214,7 @@ class SkipLayers(nn.Module):
         x_0 = uncond + s (cond - uncond) + w (cond - weak)        w = 2.5, blocks 7, 8 and 9, from 1 % to 20 % of the steps
     """
 
-    def __init__(self, network: MMDiT, layers: Collection[int]):
+    def __init__(self, network: nn.Module, layers: Collection[int]):
         super().__init__()
         self.network, self.layers = network, layers
 

@@ -10,8 +10,9 @@ Attention is over pixels only (DDPM, ADM), or over pixels and then text (latent 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Literal
 
 import torch
@@ -157,9 +158,8 @@ def _upsample(config: UNetConfig, width: int) -> nn.Module:
     return ResidualBlock(config.style, width, width, "up") if config.resample == "residual" else Upsample(width)
 
 
-class UNet(nn.Module):
-    """x (b, c, h, w), timestep (b,), Cond -> (b, c or 2c, h, w). Sides are whole patches, and
-    one that does not halve evenly is rounded on the way."""
+class Encoder(nn.Module):
+    """The embedding, the way down and the middle: what a U-Net and its ControlNets have in common. Never built by itself."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -171,19 +171,6 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels * config.patch**2, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(DownBlock(config, widths[max(i - 1, 0)], i) for i in range(len(widths)))
         self.mid_block = MidBlock(config)
-        self.up_blocks = nn.ModuleList(UpBlock(config, inputs, i) for i, inputs in _up_inputs(config))
-        self.conv_norm_out = config.style.norm(widths[0])
-        out = config.out_channels * (2 if config.learn_sigma else 1) * config.patch**2
-        self.conv_out = nn.Conv2d(widths[0], out, 3, padding=1)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Zeros where a branch joins its skip and at the output, so that an untrained network starts as the identity and answers zero."""
-        last = {ResidualBlock: "conv2", AttentionBlock: "to_out", SpatialTransformer: "proj_out"}
-        layers = [getattr(module, last[type(module)]) for module in self.modules() if type(module) in last]
-        for layer in [*layers, self.conv_out]:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
 
     def embed(self, t: Tensor, cond: Cond) -> Tensor:
         """The vector (b, emb_width) that enters every residual block."""
@@ -196,27 +183,69 @@ class UNet(nn.Module):
             emb = emb + self.add_embedding(cond.need("pooled", "U-Net"))
         return emb
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
-        cond = Cond() if cond is None else cond
+    def text(self, cond: Cond) -> Tensor | None:
+        return cond.need("tokens", "U-Net") if self.config.context_width else None
+
+    def enter(self, x: Tensor) -> Tensor:
+        """The first convolution, (b, widths[0], h/patch, w/patch)."""
         whole_patches(x, self.config.patch)
-        emb, tokens = self.embed(t, cond), cond.need("tokens", "U-Net") if self.config.context_width else None
-        if cond.concat is not None:
-            x = torch.cat([x, cond.concat.to(x)], dim=1)
-        kept = [self.conv_in(F.pixel_unshuffle(x, self.config.patch))]
+        return self.conv_in(F.pixel_unshuffle(x, self.config.patch))
+
+    def descend(self, x: Tensor, emb: Tensor, tokens: Tensor | None) -> tuple[list[Tensor], Tensor]:
+        """x behind the first convolution -> all that the way down keeps, x first, and what the middle gives."""
+        kept = [x]
         for down in self.down_blocks:
             kept += down(kept[-1], emb, tokens)
-        x = self.mid_block(kept[-1], emb, tokens)
+        return kept, self.mid_block(kept[-1], emb, tokens)
+
+
+class UNet(Encoder):
+    """x (b, c, h, w), timestep (b,), Cond -> (b, c or 2c, h, w). Sides are whole patches, and
+    one that does not halve evenly is rounded on the way."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__(config)
+        widths = config.widths
+        self.up_blocks = nn.ModuleList(UpBlock(config, inputs, i) for i, inputs in _up_inputs(config))
+        self.conv_norm_out = config.style.norm(widths[0])
+        out = config.out_channels * (2 if config.learn_sigma else 1) * config.patch**2
+        self.conv_out = nn.Conv2d(widths[0], out, 3, padding=1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        start_as_identity(self, self.conv_out)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None, *, residuals: Sequence[Tensor | None] = ()) -> Tensor:
+        """residuals: what ControlNets add, one to each picture that the way down keeps, and the last to the middle's; see `Controlled`."""
+        cond = Cond() if cond is None else cond
+        emb, tokens = self.embed(t, cond), self.text(cond)
+        if cond.concat is not None:
+            x = torch.cat([x, cond.concat.to(x)], dim=1)
+        kept, x = self.descend(self.enter(x), emb, tokens)
+        if residuals:
+            *kept, x = (h if added is None else h + added for h, added in zip([*kept, x], residuals, strict=True))
         for up in self.up_blocks:
             x = up(x, kept, emb, tokens)
         return F.pixel_shuffle(self.conv_out(F.silu(self.conv_norm_out(x))), self.config.patch)
 
 
+def start_as_identity(network: Encoder, *more: nn.Module) -> None:
+    """Zeros where a branch joins its skip, and in `more`, such as the output: an untrained U-Net is the identity and answers zero."""
+    last = {ResidualBlock: "conv2", AttentionBlock: "to_out", SpatialTransformer: "proj_out"}
+    layers = [getattr(module, last[type(module)]) for module in network.modules() if type(module) in last]
+    for p in nn.ModuleList([*layers, *more]).parameters():
+        nn.init.zeros_(p)
+
+
+def kept_widths(config: UNetConfig) -> list[int]:
+    """Channels of all that the way down keeps, in order."""
+    levels = [[width] * (config.blocks + (i + 1 < len(config.widths))) for i, width in enumerate(config.widths)]
+    return [config.widths[0], *chain.from_iterable(levels)]
+
+
 def _up_inputs(config: UNetConfig) -> list[tuple[int, list[int]]]:
     """(level, channels that enter each of its blocks on the way up), the smallest picture first."""
-    widths, n = config.widths, config.blocks
-    kept = [widths[0]]  # channels of what the way down keeps
-    for i, width in enumerate(widths):
-        kept += [width] * (n + (i + 1 < len(widths)))
+    widths, n, kept = config.widths, config.blocks, kept_widths(config)
     x, inputs = widths[-1], []
     for i in reversed(range(len(widths))):
         inputs.append((i, [(widths[i] if block else x) + kept.pop() for block in range(n + 1)]))
