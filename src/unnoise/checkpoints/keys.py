@@ -7,6 +7,7 @@ behind "#" in a key says how ours is made of theirs; all of it can be undone, so
     to_out.weight ->  proj_out.weight#1   a matrix that is a convolution there: so many axes of length 1 behind it
     a.weight      ->  b#T                 transposed
     a.weight      ->  b.weight#swap       the two halves of the rows exchanged
+    qkv.weight    ->  q.weight+k.weight+v.weight   one behind the other
 
 Every parameter must find its key and every key its parameter, or the file is refused by name.
 """
@@ -36,6 +37,11 @@ class Source(NamedTuple):
     piece: Literal["", "q", "k", "v", "T", "swap"] = ""
     ones: int = 0  # trailing axes of length 1 of a matrix there
 
+    @property
+    def keys(self) -> list[str]:
+        """Of the tensors that ours is made of."""
+        return self.key.split("+")
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -64,7 +70,8 @@ def read(layout: Layout, expected: Mapping[str, Shape], weights: Weights, dtype:
     """Our parameters, one after another, from a file that `check` has let pass. No copy where the file has the dtype and the order."""
     for name, shape in expected.items():
         source = layout.source(name)
-        tensor = weights.read(source.key, dtype)
+        tensors = [weights.read(key, dtype) for key in source.keys]
+        tensor = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         yield name, _taken(tensor, source, layout).reshape(shape)
 
 
@@ -75,23 +82,22 @@ def write(layout: Layout, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]
         key, piece, ones = layout.source(name)
         shaped = tensor.reshape(*tensor.shape, *[1] * ones) if tensor.ndim > 1 else tensor
         pieces.setdefault(key, {})[piece] = shaped
-    return {key: _joined(parts, layout) for key, parts in pieces.items()}
+    joined = {key: _joined(parts, layout) for key, parts in pieces.items()}
+    return {one: part for key, value in joined.items() for one, part in zip(key.split("+"), value.chunk(key.count("+") + 1) if "+" in key else [value], strict=True)}
 
 
 def check(layout: Layout, expected: Mapping[str, Shape], weights: Weights, what: str) -> None:
     """Refuse a file whose keys or shapes are not the network's. Raises FileError, which names the nearest keys."""
     sources = {name: layout.source(name) for name in expected}
-    keys = {source.key for source in sources.values()}
+    keys = {key for source in sources.values() for key in source.keys}
     missing = sorted(keys - weights.shapes.keys())
     unexpected = sorted(key for key in weights.shapes.keys() - keys if not re.search(layout.ignored, key))
     if missing or unexpected:
         raise FileError(f"{what} does not fit: {'; '.join(_counted(missing, unexpected, weights))}")
     for name, source in sources.items():
-        got, wanted = _size(weights.shapes[source.key]), _size(expected[name]) * (3 if source.piece in ("q", "k", "v") else 1)
-        if got != wanted:
-            raise FileError(
-                f"{what} does not fit: {source.key} has shape {tuple(weights.shapes[source.key])}, expected that of {tuple(expected[name])}"
-            )
+        shapes = [tuple(weights.shapes[key]) for key in source.keys]
+        if sum(map(_size, shapes)) != _size(expected[name]) * (3 if source.piece in ("q", "k", "v") else 1):
+            raise FileError(f"{what} does not fit: {source.key} has shape {shapes[0]}, expected that of {tuple(expected[name])}")
 
 
 def _counted(missing: list[str], unexpected: list[str], weights: Weights) -> Iterator[str]:

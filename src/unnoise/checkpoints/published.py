@@ -17,6 +17,7 @@ from unnoise.networks.bert import BertConfig, BertEncoder
 from unnoise.networks.classifier import Classifier, ClassifierConfig
 from unnoise.networks.controlnet import ControlNet, ControlNetConfig
 from unnoise.networks.dit import DiT, DiTConfig
+from unnoise.networks.labels import ClassTokens, ClassTokensConfig
 from unnoise.networks.mmdit import MMDiT, MMDiTConfig
 from unnoise.networks.ncsnpp import NCSNpp, NCSNppConfig
 from unnoise.networks.t5 import T5Config, T5Encoder
@@ -24,7 +25,7 @@ from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
 from unnoise.networks.unet import UNet, UNetConfig
 from unnoise.networks.vq import VQAutoencoder, VQConfig
 
-TextConfig = CLIPTextConfig | T5Config | BertConfig
+TextConfig = CLIPTextConfig | T5Config | BertConfig | ClassTokensConfig  # what makes tokens of a prompt, or of a label
 FirstStage = AutoencoderConfig | VQConfig
 Config = UNetConfig | NCSNppConfig | DiTConfig | MMDiTConfig | ControlNetConfig | ClassifierConfig | FirstStage | TextConfig
 
@@ -40,6 +41,7 @@ NETWORKS: dict[type, type[nn.Module]] = {
     CLIPTextConfig: CLIPTextEncoder,
     T5Config: T5Encoder,
     BertConfig: BertEncoder,
+    ClassTokensConfig: ClassTokens,
 }
 
 
@@ -71,6 +73,7 @@ FAMILIES = {
     "sd3": Family("Stable Diffusion 3", 2024, "Esser et al. 2024", "MMDiT: text and image attend to each other; rectified flow"),
     "controlnet": Family("ControlNet", 2023, "Zhang et al. 2023", "a picture of edges, depth or pose as condition; starts from zero"),
     "text encoder": Family("Text encoders", 2021, "Radford et al. 2021", "text to vectors"),
+    "t5": Family("T5", 2020, "Raffel et al. 2020", "text to text, of which the encoder is used"),
     "autoencoder": Family("Autoencoders", 2022, "Rombach et al. 2022", "pictures to latents and back"),
 }
 
@@ -97,7 +100,6 @@ class Published:
     autoencoder: FirstStage | None = None
     texts: tuple[TextConfig, ...] = ()
     tokens: int = 0  # of text, that one forward is counted with
-    class_table: int = 0  # parameters of a table of class vectors, which stand in for text tokens
 
     @property
     def year(self) -> int:
@@ -244,8 +246,8 @@ PUBLISHED: dict[str, Published] = {
         "class",
         Paper("400M", 104, "10.56; guided 3.60"),
         VQ_F4,
-        tokens=1,
-        class_table=1001 * 512,
+        (ClassTokensConfig(),),
+        1,
     ),
     "ldm-4-celeba": _faces("LDM-4 CelebA-HQ", "5.11"),
     "ldm-4-faces": _faces("LDM-4 FFHQ", "4.98"),
@@ -326,8 +328,8 @@ PUBLISHED: dict[str, Published] = {
     "clip-l": Published("CLIP ViT-L/14", "text encoder", CLIP_L, tokens=77),
     "open-clip-h": Published("OpenCLIP ViT-H/14, 23 layers", "text encoder", OPEN_CLIP_H, tokens=77),
     "open-clip-big-g": Published("OpenCLIP ViT-bigG/14", "text encoder", OPEN_CLIP_BIG_G, tokens=77),
-    "t5-xxl": Published("T5 v1.1 XXL, encoder", "text encoder", T5_XXL, tokens=77, paper=Paper("4.7B")),
-    "ldm-bert": Published("Text encoder of LDM text-to-image", "text encoder", LDM_BERT, tokens=77),
+    "t5-xxl": Published("T5 v1.1 XXL, encoder", "t5", T5_XXL, tokens=77, paper=Paper("4.7B")),
+    "ldm-bert": Published("Text encoder of LDM text-to-image", "ldm", LDM_BERT, tokens=77),
 }
 
 

@@ -45,7 +45,7 @@ def autoencoder(config: AutoencoderConfig) -> Layout:
 
 
 def vq(config: VQConfig) -> Layout:
-    return _layout(config, {"codebook": "quantize"})
+    return _layout(config, {"quantize": "quantize"})
 
 
 def _sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:

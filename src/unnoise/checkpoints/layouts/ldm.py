@@ -37,9 +37,12 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
         return None
     texts_found = _texts(weights, hints)
     family, told = _family(weights, unet)
+    family = hints.get("file", {}).get("family", family)
     config = numbered.unet_config(unet.shapes, {**_heads(family, unet), **hints.get("network", {})})
     parts = {"network": _network(weights, unet, config, family, hints), **_stage(weights, hints), **texts_found}
     spec, more = _schedule(weights, resized(FAMILIES[family], _fields(parts)))
+    if spec.class_tokens:
+        spec = spec.model_copy(update={"null_label": spec.class_tokens.classes - 1})
     return Found(spec, parts, (*told, *more))
 
 
@@ -111,7 +114,9 @@ def _texts(weights: Weights, hints: Hints) -> dict[str, Part]:
         own = weights.prefixed("cond_stage_model.")
         return {"text_encoder": Part(ClassTokens, ClassTokensConfig(classes, width), texts.same(), own)}
     if f"{BERT}token_emb.weight" in weights:
-        return {"text_encoder": bert.part(weights.prefixed(BERT), first)}
+        own = weights.prefixed(BERT)
+        config = bert.bert_config(own.shapes, first)
+        return {"text_encoder": Part(BertEncoder, config, bert.bert(config), own)}
     found = {}
     for prefix, place, hint in ((CLIP, "text_encoder", first), (XL_CLIP, "text_encoder", first)):
         if f"{prefix}text_model.embeddings.token_embedding.weight" in weights:

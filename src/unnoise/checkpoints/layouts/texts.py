@@ -19,7 +19,8 @@ def _count(pattern: str, shapes: Mapping[str, Shape]) -> int:
 
 def clip(config: CLIPTextConfig, *, bare: bool = False) -> Layout:
     """transformers' names, which ours are. bare: without "text_model." in front, as transformers 5 saves its text model."""
-    return Layout({"text_model": "" if bare else "text_model", "text_projection": "text_projection"}, ignored=IGNORED)
+    ignored = IGNORED if config.projection else rf"{IGNORED}|^text_projection\.weight$"
+    return Layout({"text_model": "" if bare else "text_model", "text_projection": "text_projection"}, ignored=ignored)
 
 
 def clip_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> CLIPTextConfig:
