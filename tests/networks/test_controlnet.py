@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from networks import golden, golden_control
+from networks.test_sizes import giga_macs
 from unnoise.conditioning import Cond, Hint
 from unnoise.diffusion import predictions, schedules
 from unnoise.diffusion.grids import grid
@@ -36,6 +37,9 @@ def test_sizes(unet: UNetConfig, parameters: int, residuals: int) -> None:
     assert count(net.controlnet_cond_embedding) == 1_086_480
     assert net.control.residuals == len(net.controlnet_down_blocks) + 1 == residuals
     if unet is SD1:
+        with torch.device("meta"):
+            x, t, cond, picture = torch.zeros(1, 4, 64, 64), torch.zeros(1), Cond(torch.zeros(1, 77, 768)), torch.zeros(1, 3, 512, 512)
+        assert giga_macs(lambda: net(x, t, cond, picture)) == pytest.approx(141.65, rel=2e-3)
         assert count(net.controlnet_down_blocks) + count(net.controlnet_mid_block) == 11_479_680
 
 
@@ -166,6 +170,12 @@ def test_off_is_exactly_off(family: Family, steady: bool) -> None:
     beside = controlled(x, t, shown(cond, hint(nets[0], image, acts=(400.0, 500.0)), hint(nets[1], other, acts=(500.0, torch.inf))))
     assert torch.equal(beside[0], plain[0])  # t = 100; the others are 500 and 900
     assert (beside[1:] - plain[1:]).flatten(1).abs().amax(1).min() > 1e-3
+    added = controlled.residuals(x, t, shown(cond, hint(nets[0], image, acts=(400.0, 500.0), only_mid=True)))
+    last = len(hint(nets[0], image).scales[0]) - 1
+    for i, residual in zip(nets[0].places(network), added, strict=True):
+        if residual is not None:  # minus zero leaves every number as it is, zeros of both signs included
+            silent = residual[[0, 2]] if i == last else residual
+            assert not silent.any() and silent.signbit().all()
 
 
 @torch.no_grad()
