@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ class Found:
 
     spec: ModelSpec
     parts: Mapping[str, Part]  # by the names of `ModelSpec.parts`; a network that is not there has to come from another file
-    told: tuple[str, ...] = field(default=())  # what told family, prediction and schedule, for people
+    told: tuple[str, ...] = ()  # what told family, prediction and schedule, for people
+    tokenizers: Mapping[str, Path] = field(default_factory=dict)  # by the place of their text encoder; the package's own where it has none
 
 
 # Each layout that is a whole file of a family has `recognise(weights, hints) -> Found | None`: None where the keys are another's.

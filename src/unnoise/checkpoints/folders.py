@@ -1,0 +1,169 @@
+"""A diffusers folder: model_index.json, and a folder a component with its config.json and its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from unnoise.checkpoints import schedulers
+from unnoise.checkpoints.families import FAMILIES, resized
+from unnoise.checkpoints.layouts import bert, diffusers, sd3, texts
+from unnoise.checkpoints.parts import Found, Hints, Part
+from unnoise.checkpoints.weights import Weights
+from unnoise.errors import FileError, UnknownName
+from unnoise.networks.autoencoder import Autoencoder
+from unnoise.networks.bert import BertEncoder
+from unnoise.networks.mmdit import MMDiT
+from unnoise.networks.t5 import T5Encoder
+from unnoise.networks.text import CLIPTextEncoder
+from unnoise.networks.unet import UNet, UNetConfig
+from unnoise.networks.vq import VQAutoencoder
+
+STEMS = ("diffusion_pytorch_model", "model")
+
+
+def recognise(folder: Path, hints: Hints, variant: str | None = None) -> Found:
+    """What a folder with a model_index.json holds. Raises FileError."""
+    index = read_json(folder / "model_index.json")
+    kind = index.get("_class_name", "")
+    family = next((read for word, read in PIPELINES.items() if word in kind), None)
+    if family is None:
+        raise UnknownName("pipeline in model_index.json", kind, PIPELINES)
+    return family(Folder(folder, index, variant), hints)
+
+
+class Folder:
+    """The components of a folder, by diffusers' names."""
+
+    def __init__(self, path: Path, index: Mapping[str, Any], variant: str | None = None):
+        self.path, self.index, self.variant = path, index, variant
+
+    def has(self, name: str) -> bool:
+        """Whether the index names the component and it is here: [null, null] stands for one that was left out."""
+        return bool(self.index.get(name, (None,))[0]) and (self.path / name).is_dir()
+
+    def config(self, name: str) -> dict[str, Any]:
+        return read_json(self.path / name / ("scheduler_config.json" if name == "scheduler" else "config.json"))
+
+    def weights(self, name: str) -> Weights:
+        return Weights.open(weights_file(self.path / name, self.variant))
+
+
+def weights_file(folder: Path, variant: str | None = None) -> Path:
+    """The file of a component's weights, or the index of its shards. Raises FileError."""
+    marks = [f".{variant}"] if variant else ["", ".fp16"]
+    for mark in marks:
+        for stem in STEMS:
+            for name in (f"{stem}{mark}.safetensors", f"{stem}.safetensors.index{mark}.json"):
+                if (folder / name).is_file():
+                    return folder / name
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if pickles:
+        raise FileError(f"{folder} has its weights as a pickle, {pickles[0]}: run `unnoise convert {folder / pickles[0]}`")
+    wanted = f"{STEMS[0]}{marks[0]}.safetensors"
+    raise FileError(f"{folder} has no weights: expected {wanted} or its index" + (f" of variant {variant!r}" if variant else ""))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises FileError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileError(f"no file {path}: expected a diffusers folder") from None
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot read {path}: {error}") from None
+
+
+def _finished(folder: Folder, family: str, parts: dict[str, Part], fields: dict[str, Any]) -> Found:
+    spec, told = schedulers.read(folder.config("scheduler"), resized(FAMILIES[family], fields))
+    tokenizers = {}
+    for place in parts:
+        name = place.replace("text_encoder", "tokenizer")
+        if place.startswith("text_encoder") and folder.has(name):
+            tokenizers[place] = folder.path / name
+    return Found(spec, parts, (f"{folder.index['_class_name']} folder", *told), tokenizers)
+
+
+def _stable_diffusion(folder: Folder, hints: Hints) -> Found:
+    """Every U-Net with text: Stable Diffusion 1 and 2, SDXL, its refiner, their inpainting and depth forms, latent consistency models."""
+    config = diffusers.unet_config(folder.config("unet"))
+    weights = folder.weights("unet")
+    parts = {"network": Part(UNet, config, diffusers.unet(weights.shapes), weights), "autoencoder": vae(folder)}
+    family = _family(config)
+    if family == "sdxl-refiner":
+        parts["text_encoder"] = clip(folder, "text_encoder_2")
+    else:
+        parts |= {place: clip(folder, place) for place in ("text_encoder", "text_encoder_2") if folder.has(place)}
+    fields = {"unet": config, "autoencoder": parts["autoencoder"].config, **_texts(parts)}
+    found = _finished(folder, family, parts, fields)
+    eps = found.spec.prediction == "eps"
+    return Found(FAMILIES["sd2-base"].model_copy(update=_kept(found)) if family == "sd2" and eps else found.spec, parts, found.told, found.tokenizers)
+
+
+def _kept(found: Found) -> dict[str, Any]:
+    """The file's own fields, for another row of the family."""
+    return {name: getattr(found.spec, name) for name in ("unet", "autoencoder", "text", "prediction", "schedule")}
+
+
+def _family(config: UNetConfig) -> str:
+    end = {9: "-inpainting", 5: "-depth"}.get(config.in_channels, "")
+    if config.pooled_width:
+        return "sdxl-refiner" if config.pooled_width == 2560 else f"sdxl{end}"
+    return ("sd2" if config.linear_projection else "sd1") + end
+
+
+def _texts(parts: Mapping[str, Part]) -> dict[str, Any]:
+    names = {"text_encoder": "text", "text_encoder_2": "text_2", "text_encoder_3": "text_3"}
+    return {field: parts[place].config if place in parts else None for place, field in names.items()}
+
+
+def vae(folder: Folder, name: str = "vae") -> Part:
+    config, weights = folder.config(name), folder.weights(name)
+    if config.get("_class_name") == "VQModel":
+        return Part(VQAutoencoder, diffusers.vq_config(config), diffusers.autoencoder(weights.shapes), weights)
+    return Part(Autoencoder, diffusers.autoencoder_config(config), diffusers.autoencoder(weights.shapes), weights)
+
+
+def clip(folder: Folder, name: str) -> Part:
+    config, weights = folder.config(name), folder.weights(name)
+    hints = {"heads": config["num_attention_heads"], "activation": config["hidden_act"]}
+    sizes = texts.clip_config(weights.shapes, hints)
+    bare = "embeddings.token_embedding.weight" in weights
+    return Part(CLIPTextEncoder, sizes, texts.clip(sizes, bare=bare), weights)
+
+
+def _stable_diffusion_3(folder: Folder, hints: Hints) -> Found:
+    weights = folder.weights("transformer")
+    config = diffusers.mmdit_config(folder.config("transformer"), weights.shapes)
+    parts = {"network": Part(MMDiT, config, diffusers.mmdit(config), weights), "autoencoder": vae(folder)}
+    parts |= {place: clip(folder, place) for place in ("text_encoder", "text_encoder_2") if folder.has(place)}
+    if folder.has("text_encoder_3"):
+        own = folder.weights("text_encoder_3")
+        sizes = texts.t5_config(own.shapes, {"max_distance": folder.config("text_encoder_3").get("relative_attention_max_distance", 128)})
+        parts["text_encoder_3"] = Part(T5Encoder, sizes, texts.t5(own.shapes), own)
+    fields = {"mmdit": config, "autoencoder": parts["autoencoder"].config, **_texts(parts)}
+    return _finished(folder, sd3.family(config), parts, fields)
+
+
+def _latent_text(folder: Folder, hints: Hints) -> Found:
+    weights, own = folder.weights("unet"), folder.weights("bert")
+    config = diffusers.unet_config(folder.config("unet"))
+    sizes = bert.bert_config(own.shapes, {})
+    stage = vae(folder, "vqvae")
+    parts = {
+        "network": Part(UNet, config, diffusers.unet(weights.shapes), weights),
+        "autoencoder": stage,
+        "text_encoder": Part(BertEncoder, sizes, bert.diffusers_bert(sizes), own),
+    }
+    return _finished(folder, "ldm-text", parts, {"unet": config, "bert": sizes, "autoencoder": stage.config})
+
+
+# What stands in a pipeline's class name: who reads its folder. The first that fits.
+PIPELINES: dict[str, Callable[[Folder, Hints], Found]] = {
+    "StableDiffusion3": _stable_diffusion_3,
+    "StableDiffusion": _stable_diffusion,
+    "LatentConsistencyModel": _stable_diffusion,
+    "LDMTextToImage": _latent_text,
+}

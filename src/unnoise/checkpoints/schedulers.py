@@ -1,0 +1,57 @@
+"""A diffusers scheduler's config as our words: what the network was trained to predict, in which process, and how it is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unnoise.checkpoints.specs import Defaults, ModelSpec, ScheduleSpec
+from unnoise.errors import FileError
+
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+FEW_STEPS = {  # schedulers of distilled models: they change what the network's answer means, or how many steps it was made for
+    "LCMScheduler": {"prediction": "lcm", "sampler": "lcm"},
+    "TCDScheduler": {"sampler": "tcd"},
+}
+
+
+def read(config: Mapping[str, Any], spec: ModelSpec) -> tuple[ModelSpec, list[str]]:
+    """The family's spec with what the config says, and that in words."""
+    name = config.get("_class_name", "")
+    if "FlowMatch" in name:
+        shift = config.get("shift", 1.0)
+        flow = {"schedule": ScheduleSpec(kind="flow", shift=shift), "prediction": "flow"}
+        return spec.model_copy(update=flow), [f"flow with shift {shift:g} by {name}"]
+    if config.get("trained_betas") is not None:
+        raise FileError(f"the scheduler's config gives its betas as a list, which no published model does: got {name}")
+    few = FEW_STEPS.get(name, {})
+    update: dict[str, Any] = {"schedule": _betas(config), "prediction": few.get("prediction") or _prediction(config)}
+    if "sampler" in few:
+        update["defaults"] = Defaults(sampler=few["sampler"], num_inference_steps=4, guidance_scale=1.0)
+    elif update["schedule"].zero_terminal_snr:  # the first step must be the last of the table (Lin et al. 2023, section 3.3)
+        update["defaults"] = spec.defaults.model_copy(update={"spacing": "trailing"})
+    schedule = update["schedule"]
+    told = f"{update['prediction']}, {schedule.betas} betas {schedule.beta_start or ''}..{schedule.beta_end or ''} by {name}"
+    return spec.model_copy(update=update), [told + (", zero terminal SNR" if schedule.zero_terminal_snr else "")]
+
+
+def _prediction(config: Mapping[str, Any]) -> str:
+    given = config.get("prediction_type", "epsilon")
+    if given not in PREDICTIONS:
+        raise FileError(f"the scheduler's config has prediction_type {given!r}: expected one of {', '.join(PREDICTIONS)}")
+    return PREDICTIONS[given]
+
+
+def _betas(config: Mapping[str, Any]) -> ScheduleSpec:
+    given = config.get("beta_schedule", "linear")
+    if given not in BETAS:
+        raise FileError(f"the scheduler's config has beta_schedule {given!r}: expected one of {', '.join(BETAS)}")
+    ends = {} if given == "squaredcos_cap_v2" else {name: config.get(name, value) for name, value in (("beta_start", 1e-4), ("beta_end", 0.02))}
+    return ScheduleSpec(
+        kind="vp",
+        betas=BETAS[given],  # pyright: ignore[reportArgumentType]
+        steps=config.get("num_train_timesteps", 1000),
+        zero_terminal_snr=bool(config.get("rescale_betas_zero_snr")),
+        **ends,
+    )
