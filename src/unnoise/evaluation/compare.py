@@ -18,17 +18,21 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from unnoise.checkpoints.published import FAMILIES, PUBLISHED, Config, Published, build, published
+from unnoise.checkpoints.published import FAMILIES, PUBLISHED, Config, FirstStage, Published, TextConfig, build, published
 from unnoise.conditioning import Cond
 from unnoise.errors import UnknownName
 from unnoise.evaluation import plots
-from unnoise.networks import dit, mmdit, text
+from unnoise.networks import bert, dit, mmdit, t5, text
 from unnoise.networks.autoencoder import AutoencoderConfig
+from unnoise.networks.bert import BertConfig
 from unnoise.networks.blocks import AttentionBlock, TransformerBlock
 from unnoise.networks.classifier import ClassifierConfig
+from unnoise.networks.controlnet import ControlNetConfig
 from unnoise.networks.dit import DiTConfig
+from unnoise.networks.labels import ClassTokensConfig
 from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.ncsnpp import NCSNppConfig
+from unnoise.networks.t5 import T5Config
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.unet import UNetConfig
 from unnoise.networks.vq import VQConfig
@@ -38,10 +42,14 @@ BACKBONES: dict[type, str] = {
     NCSNppConfig: "U-Net",
     DiTConfig: "transformer",
     MMDiTConfig: "transformer",
+    ControlNetConfig: "half a U-Net",
     ClassifierConfig: "half a U-Net",
     AutoencoderConfig: "autoencoder",
     VQConfig: "autoencoder",
     CLIPTextConfig: "transformer",
+    T5Config: "transformer",
+    BertConfig: "transformer",
+    ClassTokensConfig: "table",
 }
 DTYPES = {"float32": 4, "float16": 2}  # bytes of a number; bfloat16 is as small as float16
 
@@ -130,13 +138,14 @@ class Count:
 
 @functools.lru_cache
 def count(config: Config, side: int, text_tokens: int = 0) -> Count:
-    """Of one forward on x of side x side, beside so many text tokens; an autoencoder decodes a picture of that side."""
+    """Of one forward on x of side x side, beside so many text tokens; an autoencoder decodes a picture of that
+    side, and a ControlNet sees one."""
     with torch.device("meta"), torch.no_grad():
         network = build(config)
         blocks = _blocks(network)
         seen: list[int] = [0]
         for block in blocks:
-            block.register_forward_pre_hook(lambda _, inputs: seen.append(_tokens(inputs)))
+            block.register_forward_pre_hook(lambda block, inputs: seen.append(_tokens(block, inputs)))
         counter = MultiplyAdds()
         with counter:
             _forward(network, config, side, text_tokens)
@@ -148,25 +157,27 @@ def _parameters(network: nn.Module) -> int:
 
 
 def _blocks(network: nn.Module) -> list[nn.Module]:
-    kinds = [(TransformerBlock, dit.Block, mmdit.JointBlock, text.Layer), (AttentionBlock,)]
+    kinds = [(TransformerBlock, dit.Block, mmdit.JointBlock, text.Layer, t5.Block, bert.Layer), (AttentionBlock,)]
     found = [[module for module in network.modules() if isinstance(module, kind)] for kind in kinds]
     return found[0] or found[1]
 
 
-def _tokens(inputs: Sequence[Any]) -> int:
-    """What a block is called with: tokens (b, n, c), text and then the picture's; or a picture (b, c, h, w)."""
-    if inputs[0].ndim == 4:
-        return math.prod(inputs[0].shape[2:])
-    joint = len(inputs) > 1 and isinstance(inputs[1], Tensor) and inputs[1].ndim == 3 and inputs[1].shape[2] == inputs[0].shape[2]
-    return inputs[1 if joint and len(inputs) == 3 else 0].shape[1]
+def _tokens(block: nn.Module, inputs: Sequence[Any]) -> int:
+    """Of what a block is called with: tokens (b, n, c), or a picture (b, c, h, w); a joint block has text first."""
+    x = inputs[isinstance(block, mmdit.JointBlock)]
+    return math.prod(x.shape[2:]) if x.ndim == 4 else x.shape[1]
 
 
 def _forward(network: Any, config: Config, side: int, text_tokens: int) -> None:
-    if isinstance(config, CLIPTextConfig):
+    if isinstance(config, TextConfig):
         network(torch.zeros(1, text_tokens, dtype=torch.long))
-    elif isinstance(config, AutoencoderConfig | VQConfig):
+    elif isinstance(config, FirstStage):
         cells = side // config.factor
         network.decode(torch.zeros(1, config.latent_channels, cells, cells))
+    elif isinstance(config, ControlNetConfig):
+        cells = side // 2 ** (len(config.hint_widths) - 1)
+        x, hint = torch.zeros(1, config.unet.in_channels, cells, cells), torch.zeros(1, config.hint_channels, side, side)
+        network(x, torch.zeros(1), _condition(config.unet, text_tokens), hint)
     else:
         network(torch.zeros(1, config.in_channels, side, side), torch.zeros(1), _condition(config, text_tokens))
 
@@ -195,7 +206,7 @@ def _row(name: str, model: Published) -> Row:
     family, paper = FAMILIES[model.family], model.paper
     counted = count(model.network, model.latent[1] if model.latent else model.side, model.tokens)
     parts = [part for part in (model.autoencoder, *model.texts) if part is not None]
-    whole = counted.parameters + model.class_table + sum(_size(part) for part in parts)
+    whole = counted.parameters + sum(_size(part) for part in parts)
     return Row(
         name=name,
         title=model.title,
