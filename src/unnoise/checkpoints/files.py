@@ -14,9 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unnoise.errors import FileError
-
-POINTER = b"version https://git-lfs"  # what Git leaves in a file's place where Git LFS is not installed
+from unnoise.checkpoints import headers
+from unnoise.errors import FileError, nearest
 
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -50,29 +49,29 @@ def sync(folder: Path) -> None:
 @contextmanager
 def opened(path: Path, device: str = "cpu") -> Iterator[Any]:
     """The file, mapped: `metadata()`, `keys()`, `get_tensor(name)`. Raises FileError."""
+    headers.read(path)
     try:
         with safe_open(path, "pt", device=device) as file:
             yield file
-    except FileNotFoundError:
-        raise FileError(f"no file {path}: expected a model that unnoise saved") from None
-    except (OSError, SafetensorError) as error:
-        if _is_pointer(path):
-            raise FileError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull`") from None
+    except SafetensorError as error:
         raise FileError(f"{path} is not a whole safetensors file: {_reason(error)}") from None
 
 
 def match(path: Path, found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> None:
-    """Refuse weights whose names and shapes are not the network's. Raises FileError."""
+    """Refuse weights whose names and shapes are not the network's; the nearest names are said. Raises FileError."""
     missing, unknown = (sorted(a.keys() - b.keys()) for a, b in ((expected, found), (found, expected)))
     if missing or unknown:
-        raise FileError(f"{path} does not fit: {len(missing)} weights are missing {missing[:2]}, {len(unknown)} unknown {unknown[:2]}")
+        parts = [_counted(missing, "weights are missing", unknown, "nearest in the file"), _counted(unknown, "unknown", missing, "nearest expected")]
+        raise FileError(f"{path} does not fit: {', '.join(parts)}")
     for name, shape in found.items():
         if tuple(shape) != tuple(expected[name]):
             raise FileError(f"{path} does not fit: {name} has shape {tuple(shape)}, expected {tuple(expected[name])}")
 
 
-def _is_pointer(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(POINTER)
+def _counted(names: list[str], what: str, others: list[str], where: str) -> str:
+    """`3 weights are missing ['a', 'b'] (nearest in the file: 'c')`."""
+    near = nearest(names[0], others, n=1) if names else []
+    return f"{len(names)} {what} {names[:2]}" + (f" ({where}: {near[0]!r})" if near else "")
 
 
 def _reason(error: Exception) -> str:

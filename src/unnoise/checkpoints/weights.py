@@ -10,7 +10,7 @@ import json
 import math
 import mmap
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,10 @@ from torch import Tensor
 
 from unnoise.checkpoints import headers
 from unnoise.checkpoints.headers import Entry
-from unnoise.errors import FileError, nearest
+from unnoise.errors import FileError, NonFiniteError, nearest
 
 PIECE = 2**15  # numbers cast at once: they stay in the core's cache, and torch takes no more of them for one thread (its grain size)
-HUGE = 2**22  # bytes from which a result lies in huge pages: 4 KB pages cost more to get than the cast itself
+LARGE = 2**20  # numbers from which two threads share a cast: most of its time is the system's, finding fresh pages
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,29 @@ class Stored:
         return torch.frombuffer(self.mapping, dtype=entry.dtype, count=count, offset=entry.begin).view(entry.shape)
 
     def cast(self, entry: Entry, dtype: torch.dtype) -> Tensor:
-        result = _fresh(math.prod(entry.shape), dtype)
-        scratch = bytearray(PIECE * entry.dtype.itemsize)
-        buffer, view = torch.frombuffer(scratch, dtype=entry.dtype), memoryview(scratch)
+        result = torch.empty(math.prod(entry.shape), dtype=dtype)
+        parts = result.chunk(2) if len(result) >= LARGE else [result]
+        begins = [entry.begin, entry.begin + len(parts[0]) * entry.dtype.itemsize]
+        with ThreadPoolExecutor(len(parts)) as threads:
+            list(threads.map(lambda part, begin: self._fill(part, begin, entry.dtype), parts, begins))
+        return result.view(entry.shape)
+
+    def pieces(self, begin: int, count: int, dtype: torch.dtype) -> Iterator[Tensor]:
+        """`count` numbers from byte `begin` in turn, all in one small buffer: use a piece before you ask for the next."""
+        scratch = bytearray(PIECE * dtype.itemsize)
+        buffer, view = torch.frombuffer(scratch, dtype=dtype), memoryview(scratch)
         with self.opened() as file:
-            file.seek(entry.begin)
-            for piece in result.split(len(buffer)):
-                wanted = view[: len(piece) * entry.dtype.itemsize]
+            file.seek(begin)
+            for start in range(0, count, PIECE):
+                length = min(PIECE, count - start)
+                wanted = view[: length * dtype.itemsize]
                 if file.readinto(wanted) != len(wanted):  # type: ignore[attr-defined]
                     raise FileError(f"{self.path} was cut while it was read: download it again")
-                piece.copy_(buffer[: len(piece)])
-        return result.view(entry.shape)
+                yield buffer[:length]
+
+    def _fill(self, result: Tensor, begin: int, dtype: torch.dtype) -> None:
+        for piece, stored in zip(result.split(PIECE), self.pieces(begin, len(result), dtype), strict=True):
+            piece.copy_(stored)
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,12 @@ class Weights:
         file, entry = place
         return file.mapped(entry) if wanted == stored else file.cast(entry, wanted)
 
+    def check_finite(self) -> None:
+        """One pass over everything, without keeping it. Raises NonFiniteError with the first tensor that holds a NaN or an infinity."""
+        for name, place in self.places.items():
+            if not all(finite(piece) for piece in _pieces(place)):
+                raise NonFiniteError(f"{self.path}: {name} holds NaN or infinity: the file is damaged or was saved from a broken training")
+
     def prefixed(self, prefix: str) -> Weights:
         """Those whose names begin with `prefix`, without it."""
         return replace(self, places={name[len(prefix) :]: place for name, place in self.places.items() if name.startswith(prefix)})
@@ -133,15 +151,18 @@ class Weights:
         return name in self.places
 
 
-def _fresh(count: int, dtype: torch.dtype) -> Tensor:
-    """`count` numbers of memory, in huge pages where the system has them on request."""
-    size = count * dtype.itemsize
-    if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(count, dtype=dtype)
-    area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel without them
-        area.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(area, dtype=dtype)
+def finite(tensor: Tensor) -> bool:
+    """Whether every number is one. A pass over the tensor: on demand, never while loading."""
+    if not tensor.is_floating_point():
+        return True
+    return bool((tensor if tensor.dtype.itemsize > 1 else tensor.float()).isfinite().all())  # torch tests no 8-bit numbers
+
+
+def _pieces(place: tuple[Stored, Entry] | Tensor) -> Iterator[Tensor]:
+    if isinstance(place, Tensor):
+        return iter([place])
+    file, entry = place
+    return file.pieces(entry.begin, math.prod(entry.shape), entry.dtype)
 
 
 def _described(place: tuple[Stored, Entry] | Tensor) -> Entry | Tensor:
