@@ -86,8 +86,9 @@ def _parse(path: Path, file: BinaryIO) -> Header:
     state = stamp(file)
     first = file.read(8)
     length = int.from_bytes(first, "little")
-    if len(first) < 8 or length > LONGEST:
-        raise FileError(_otherwise(path, first + file.read(504), state[0]))
+    if len(first) < 8 or length > LONGEST or not _looks_like_json(file):
+        file.seek(0)
+        raise FileError(_otherwise(path, file.read(512), state[0]))
     text = file.read(length)
     if len(text) < length:
         raise _refused(path, f"it has {state[0]:,} bytes, its header alone needs {length + 8:,}: download it again")
@@ -99,6 +100,13 @@ def _parse(path: Path, file: BinaryIO) -> Header:
         raise _refused(path, f"its header is not understood ({type(error).__name__})") from None
     _whole(path, entries, length + 8, state[0])
     return Header(entries, {str(key): str(value) for key, value in metadata.items()}, state)
+
+
+def _looks_like_json(file: BinaryIO) -> bool:
+    place = file.tell()
+    found = file.read(1)
+    file.seek(place)
+    return found in (b"{", b"")  # nothing: cut behind the length
 
 
 def _entry(path: Path, name: str, row: dict[str, Any], start: int) -> Entry:

@@ -72,7 +72,7 @@ class Stored:
         buffer, view = torch.frombuffer(scratch, dtype=dtype), memoryview(scratch)
         with self.opened() as file:
             file.seek(begin)
-            for start in range(0, count, PIECE):
+            for start in range(0, max(count, 1), PIECE):  # of nothing one empty piece, as torch.split
                 length = min(PIECE, count - start)
                 wanted = view[: length * dtype.itemsize]
                 if file.readinto(wanted) != len(wanted):  # type: ignore[attr-defined]
@@ -187,7 +187,7 @@ def _sharded(path: Path) -> Weights:
 def _index(path: Path) -> dict[str, str]:
     try:
         owners = json.loads(path.read_bytes())["weight_map"]
-        plain = all(isinstance(file, str) and Path(file).name == file for file in owners.values())
+        plain = all(isinstance(file, str) and file and Path(file).name == file for file in owners.values())
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
