@@ -29,7 +29,7 @@ FLOORS = (
     ("diffusion", "networks"),
     ("runtime",),
     ("checkpoints",),
-    ("images",),
+    ("images", "prompts"),
     ("request",),
     ("model",),
     ("data",),

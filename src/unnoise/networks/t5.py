@@ -11,7 +11,6 @@ Parameter names are those of the published `text_encoder_3` folders.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -145,14 +144,10 @@ class T5Encoder(nn.Module):
         """
         x = self.shared(ids)
         bias = self._bias(ids.shape[1], mask).to(x.dtype)
-        for block in self._blocks:
+        for block in self.encoder.block:
             x = block(x, bias)
         return self.encoder.final_layer_norm(x)
 
-    @property
-    def _blocks(self) -> Sequence[Block]:
-        return self.encoder.block  # type: ignore[return-value]
-
     def _bias(self, n: int, mask: Tensor | None) -> Tensor:
-        bias = self._blocks[0].layer[0].SelfAttention.bias(n)  # (1, heads, n, n)
+        bias = self.encoder.block[0].layer[0].SelfAttention.bias(n)  # (1, heads, n, n)
         return bias if mask is None else bias.masked_fill(~mask.bool()[:, None, None], torch.finfo(bias.dtype).min)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unnoise.errors import ArgumentError
 from unnoise.networks.attention import attention
 
 
@@ -89,8 +90,15 @@ class Embeddings(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.position_embedding.weight, std=0.01)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+    def forward(self, ids: Tensor, words: Tensor | None = None) -> Tensor:
+        table = self.token_embedding.weight
+        if words is None:
+            x = self.token_embedding(ids)
+        else:  # as if the words stood below the table, without a copy of it
+            new, known = ids >= len(table), len(table) - 1
+            rows = words.to(table)[(ids - len(table)).clamp(min=0)]
+            x = torch.where(new[..., None], rows, self.token_embedding(ids.clamp(max=known)))
+        return x + self.position_embedding.weight[: ids.shape[1]]
 
 
 class Encoder(nn.Module):
@@ -108,7 +116,11 @@ class TextModel(nn.Module):
 
 
 class CLIPTextEncoder(nn.Module):
-    """ids (b, n) -> TextStates."""
+    """ids (b, n) -> TextStates.
+
+    words (m, width): vectors of textual inversion (Gal et al. 2022). Ids from `vocab` on mean them, as if they were further rows of the
+    token table; `Tokenizer.with_words` gives such ids.
+    """
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
@@ -116,11 +128,22 @@ class CLIPTextEncoder(nn.Module):
         self.text_model = TextModel(config)
         self.text_projection = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
 
-    def forward(self, ids: Tensor) -> TextStates:
-        hidden = [self.text_model.embeddings(ids)]
+    def forward(self, ids: Tensor, words: Tensor | None = None) -> TextStates:
+        hidden = [self.text_model.embeddings(ids, words)]
         for layer in self.text_model.encoder.layers:
             hidden.append(layer(hidden[-1]))
         last = self.text_model.final_layer_norm(hidden[-1])
         end = (ids == self.config.end_token).int().argmax(dim=1)  # the first end token: later ones are padding
         pooled = last[torch.arange(len(ids), device=ids.device), end]
         return TextStates(hidden, last, pooled, self.text_projection(pooled) if self.text_projection else None)
+
+    def context(self, states: TextStates, skip: int = 0, *, norm: bool = True) -> Tensor:
+        """The token states that a denoiser reads: those `skip` layers below the last, (b, n, width).
+
+        Stable Diffusion 1: skip 0, and `clip_skip` of a request is this skip, with the final norm. 2: skip 1 of 24 layers, with the norm
+        (diffusers' folders keep 23 layers: skip 0). SDXL and 3: skip 1 without the norm, and clip_skip comes on top.
+        """
+        if not 0 <= skip <= self.config.layers:
+            raise ArgumentError(f"got clip_skip {skip}: expected 0 to {self.config.layers}, the layers of this text encoder")
+        x = states.hidden[-1 - skip]
+        return self.text_model.final_layer_norm(x) if norm else x
