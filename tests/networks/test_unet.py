@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from networks import classifier, golden
+from networks import golden
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError
 from unnoise.networks.unet import UNet, UNetConfig
@@ -40,16 +40,6 @@ def test_authors_outputs(shared: Path, family: str, output: str) -> None:
     with torch.no_grad():
         mine = unet(io["x"], io["t"], Cond(tokens=tokens, pooled=io.get("cond.vector"), labels=io.get("y")))
     golden.assert_recorded(io, record, {output: mine})
-
-
-@pytest.mark.parametrize("order", ["legacy", "new"])
-def test_classifier(shared: Path, order: str) -> None:
-    io, weights, record = golden.read(shared / "golden/adm/unet")
-    model = classifier.adm(weights, legacy=order == "legacy")
-    name = "classifier.logits" if order == "legacy" else "classifier.logits_new"
-    golden.assert_recorded(io, record, {name: model(io["x"], io["t"])})
-    if order == "legacy":
-        golden.assert_recorded(io, record, {"classifier.grad_logp": model.slope(io["x"], io["t"], io["y"])})
 
 
 def lively(config: UNetConfig) -> UNet:

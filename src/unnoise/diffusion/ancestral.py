@@ -78,12 +78,17 @@ def ddpm(step: Step, *, variance: Literal["posterior", "beta", "learned_range"] 
 
     variance: "posterior" (beta tilde, fixed small), "beta" (fixed large), or "learned_range", between the two as the network says
     (Nichol & Dhariwal 2021, eq. 15). The step onto the data adds none.
+
+    A classifier pushes the mean by the variance times its gradient (Dhariwal & Nichol 2021, algorithm 1), not by way of x_0.
     """
     x0 = yield step.x, step.here
-    mean = posterior_mean(step, x0)
-    if step.next.sigma == 0 or added(step.here, step.next) == 0:
+    mean, large = posterior_mean(step, x0), added(step.here, step.next)
+    if step.next.sigma == 0 or large == 0:
         return mean
-    return mean + spread(step, variance) * step.noise.draw(step.x)
+    deviation = spread(step, variance)
+    if step.push is not None:
+        mean = mean + (deviation**2 - large * step.next.alpha / step.here.alpha) * step.push  # the second went in with x_0
+    return mean + deviation * step.noise.draw(step.x)
 
 
 def posterior_mean(step: Step, x0: Tensor) -> Tensor:

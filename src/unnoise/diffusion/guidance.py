@@ -85,7 +85,7 @@ class Guided:
         asked = [(rows, mask.nonzero()[:, 0]) for rows, mask in parts if bool(mask.any())]
         index = torch.cat([places for _, places in asked])
         answer = self.denoiser(x[index], t[index], Cond.stack([rows.pick(places) for rows, places in asked]))
-        x0, variance = answer if isinstance(answer, Estimate) else (answer, None)
+        x0, variance, _ = answer if isinstance(answer, Estimate) else Estimate(answer)
         positive, negative = _split(x0, ask_positive, ask_negative)
         guided = self._join(x, t, positive, negative, scale, cond)
         if variance is None:

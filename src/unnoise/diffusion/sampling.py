@@ -27,6 +27,7 @@ class Estimate(NamedTuple):
 
     x0: Tensor
     variance: Tensor | None = None
+    push: Tensor | None = None  # of a classifier, and x_0 has sigma²/alpha of it: the gradient of log p(label | x), scaled
 
 
 class Rows(Protocol):
@@ -134,7 +135,7 @@ class Run:
 
     def answer(self, estimate: Tensor | Estimate) -> State | None:
         """Take the estimate at (x, t). Gives the state when it completed a step. Raises NonFiniteError."""
-        x0, self._step.variance = estimate if isinstance(estimate, Estimate) else (estimate, None)
+        x0, self._step.variance, self._step.push = estimate if isinstance(estimate, Estimate) else Estimate(estimate)
         if self._first is None:
             self._first = x0
         try:
@@ -173,8 +174,8 @@ def advance(runs: Sequence[Run], denoiser: Denoiser) -> list[State | UnnoiseErro
     first = conds[0]
     answer = denoiser(x, t) if first is None else denoiser(x, t, first.stack(conds))
     estimate = answer if isinstance(answer, Estimate) else Estimate(answer)
-    variances = [None] * len(runs) if estimate.variance is None else estimate.variance.split(counts)
-    return [_answer(run, Estimate(x0, variance)) for run, x0, variance in zip(runs, estimate.x0.split(counts), variances, strict=True)]
+    parts = ([None] * len(runs) if value is None else value.split(counts) for value in estimate)
+    return [_answer(run, Estimate(*part)) for run, *part in zip(runs, *parts, strict=True)]
 
 
 def _answer(run: Run, estimate: Estimate) -> State | UnnoiseError | None:

@@ -78,6 +78,7 @@ class Step:
     straight: bool  # whether slopes are measured along straight flow paths; see `position`
     past: Sequence[Past] = field(default_factory=list)  # newest last
     variance: Tensor | None = None  # a learned variance that came with the last estimate, in -1..1
+    push: Tensor | None = None  # a classifier's, that came with it: see `Estimate`
 
     @property
     def last(self) -> bool:

@@ -121,5 +121,6 @@ def slope(classifier: nn.Module, x: Tensor, t: Tensor, labels: Tensor) -> Tensor
     """The gradient of log p(label | x_t) in x_t, (b, c, h, w). `classifier` is (x, t) -> logits."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        likely = torch.log_softmax(classifier(x, t).float(), dim=-1).gather(1, labels[:, None])
+        logits = classifier(x, t)
+        likely = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1).gather(1, labels[:, None])
         return torch.autograd.grad(likely.sum(), x)[0]
