@@ -113,7 +113,7 @@ def chunk(pieces: Sequence[Piece], tokenizer: Tokenizer, backtrack: int = 20) ->
     """The pieces in rows of the tokenizer's length, 75 tokens of text each for CLIP.
 
     Where a row is full and a comma lies at most `backtrack` tokens back, what follows the comma goes to the next row; 0 cuts at the
-    token. BREAK begins a new row. The vectors of an embedding stay in one row. One unweighted piece that fits gives the tokenizer's own ids.
+    token. BREAK begins a new row. The vectors of an embedding stay in one row. One piece without a weight gives the tokenizer's own ids.
     """
     comma = next((id for id in map(tokenizer.pieces.token_to_id, COMMAS) if id is not None), None)
     rows: list[list[_Group]] = [[]]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from networks import golden
+from unnoise.errors import ArgumentError
+from unnoise.networks.t5 import T5Config, T5Encoder
 from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder, TextStates
 
 
@@ -17,15 +21,15 @@ def floors(record: dict) -> dict[str, float]:
 
 def contexts(encoder: CLIPTextEncoder, states: TextStates) -> dict[str, torch.Tensor]:
     """The contexts that the families take, by the golden tensors' names."""
-    norm, hidden = encoder.text_model.final_layer_norm, states.hidden
+    bare, normed = encoder.context(states, 1, norm=False), encoder.context(states, 1)
     return {
-        "out.context_sd1": states.last,
-        "out.context_penultimate_noLN": hidden[-2],
-        "out.context_clip_skip2_withLN": norm(hidden[-2]),
-        "out.context_clip_skip3_withLN": norm(hidden[-3]),
-        "out.context_sd2": norm(hidden[-2]),
-        "out.penultimate_noLN": hidden[-2],
-        "out.penultimate_with_LN": norm(hidden[-2]),
+        "out.context_sd1": encoder.context(states),
+        "out.context_penultimate_noLN": bare,
+        "out.context_clip_skip2_withLN": normed,
+        "out.context_clip_skip3_withLN": encoder.context(states, 2),
+        "out.context_sd2": normed,
+        "out.penultimate_noLN": bare,
+        "out.penultimate_with_LN": normed,
         "out.last_hidden_state": states.last,
         "out.last_with_LN": states.last,
         "out.pooled_unprojected": states.pooled,
@@ -33,7 +37,7 @@ def contexts(encoder: CLIPTextEncoder, states: TextStates) -> dict[str, torch.Te
         "out.pooled_projected": states.projected,
         "out.open_clip.text_features": states.projected,
         "out.sd35.last_with_LN": states.last,
-        "out.sd35.penultimate_noLN": hidden[-2],
+        "out.sd35.penultimate_noLN": bare,
         "out.sd35.pooled": states.pooled,
     }
 
@@ -83,6 +87,87 @@ def test_open_clip(shared: Path, case: str, prefix: str) -> None:
     encoder = CLIPTextEncoder(config)
     encoder.load_state_dict(golden.text_open_clip({key.removeprefix(prefix): value for key, value in weights.items()}, sizes["layers"]))
     assert_all_close(encoder, io, record, "out.hidden")
+
+
+def sized(weights: golden.Tensors, **others: object) -> CLIPTextEncoder:
+    """An encoder with the sizes of these weights under transformers' names, and the weights."""
+    table = weights["text_model.embeddings.token_embedding.weight"]
+    config = CLIPTextConfig(
+        vocab=len(table),
+        width=table.shape[1],
+        layers=1 + max(int(key.split(".")[3]) for key in weights if ".layers." in key),
+        mlp=len(weights["text_model.encoder.layers.0.mlp.fc1.bias"]),
+        projection=len(weights.get("text_projection.weight", ())),
+        end_token=len(table) - 1,
+        **others,
+    )
+    encoder = CLIPTextEncoder(config).eval()
+    encoder.load_state_dict(weights)
+    return encoder
+
+
+def part(weights: golden.Tensors, prefix: str) -> golden.Tensors:
+    return {
+        key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix) and not key.endswith("position_ids")
+    }
+
+
+@torch.no_grad()
+def test_the_two_encoders_of_sdxl(shared: Path) -> None:
+    io, weights, record = golden.read(shared / "golden/text/sdxl_conditioner")
+    weights.pop("conditioner.embedders.1.model.logit_scale", None)
+    both = golden.text_open_clip(part(weights, "conditioner.embedders.1.model."), 3)
+    small, big = sized(part(weights, "conditioner.embedders.0.transformer."), heads=4), sized(both, heads=2, activation="gelu")
+    states, g = small(io["in.ids_l"]), big(io["in.ids_g"])
+    context = torch.cat([small.context(states, 1, norm=False), big.context(g, 1, norm=False)], dim=-1)
+    golden.assert_close(context, io["out.context_sdxl"], floors(record)["out.context_sdxl"])
+    golden.assert_close(g.projected, io["out.pooled_sdxl"], floors(record)["out.pooled_sdxl"])
+
+
+@torch.no_grad()
+def test_the_three_encoders_of_sd3(shared: Path) -> None:
+    """Pooled: CLIP-L's is not projected. T5's tokens come behind CLIP's, which are as wide as T5's with zeros at their end."""
+    io, weights, record = golden.read(shared / "golden/text/sd3_text")
+    sizes = record["hyperparameters"]
+    own = {name: part(weights, f"text_encoders.{name}.transformer.") for name in ("clip_l", "clip_g", "t5xxl")}
+    own["t5xxl"].setdefault("shared.weight", own["t5xxl"].pop("encoder.embed_tokens.weight", None))
+    small = sized(own["clip_l"], heads=sizes["clip_l"]["num_attention_heads"])
+    big = sized(own["clip_g"], heads=sizes["clip_g"]["num_attention_heads"], activation="gelu")
+    t = sizes["t5"]
+    width, heads = t["d_model"], t["num_heads"]
+    t5 = T5Encoder(T5Config(sizes["t5_vocab"], width, t["num_layers"], heads, width // heads, t["d_ff"])).eval()
+    t5.load_state_dict(own["t5xxl"])
+    states, g = small(io["in.ids_l"]), big(io["in.ids_g"])
+    clip = torch.cat([small.context(states, 1, norm=False), big.context(g, 1, norm=False)], dim=-1)
+    context = torch.cat([F.pad(clip, (0, width - clip.shape[-1])), t5(io["in.ids_t5"])], dim=1)
+    golden.assert_close(context, io["out.context_sd3"], floors(record)["out.context_sd3"])
+    for name, first in (("out.pooled_sd3_repo", states.pooled), ("out.pooled_diffusers", states.projected)):
+        golden.assert_close(torch.cat([first, g.projected], dim=-1), io[name], floors(record)[name])
+
+
+@torch.no_grad()
+def test_layers_that_are_not_there_cannot_be_skipped() -> None:
+    encoder = CLIPTextEncoder(CLIPTextConfig(vocab=20, length=8, width=16, layers=2, heads=2, mlp=32, end_token=19)).eval()
+    states = encoder(torch.tensor([[18, 3, 19]]))
+    assert encoder.context(states, 2, norm=False).equal(states.hidden[0])
+    for skip in (-1, 3):
+        with pytest.raises(ArgumentError, match="0 to 2"):
+            encoder.context(states, skip)
+
+
+@torch.no_grad()
+def test_further_words_are_rows_below_the_table() -> None:
+    config = CLIPTextConfig(vocab=20, length=8, width=16, layers=2, heads=2, mlp=32, end_token=19)
+    encoder, words = CLIPTextEncoder(config).eval(), torch.randn(2, 16)
+    longer = CLIPTextEncoder(replace(config, vocab=22)).eval()
+    weights = encoder.state_dict()
+    table = weights["text_model.embeddings.token_embedding.weight"]
+    longer.load_state_dict(weights | {"text_model.embeddings.token_embedding.weight": torch.cat([table, words])})
+    ids = torch.tensor([[18, 21, 3, 20, 19, 19]])
+    mine, expected = encoder(ids, words), longer(ids)
+    assert mine.last.equal(expected.last)
+    assert mine.pooled.equal(expected.last[:, 4])  # the end token, though 20 and 21 are larger
+    assert encoder(ids.clamp(max=19), words).last.equal(encoder(ids.clamp(max=19)).last)
 
 
 @torch.no_grad()

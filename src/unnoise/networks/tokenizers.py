@@ -106,7 +106,14 @@ def read(path: Path, length: int) -> Tokenizer:
     """A tokenizer.json."""
     if not path.is_file():
         raise FileError(f"no tokenizer at {path}: expected a tokenizer.json")
-    return Tokenizer(tokenizers.Tokenizer.from_file(str(path)), length)
+    return Tokenizer(_from_file(path), length)
+
+
+def _from_file(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise FileError(f"{path} is not understood: {error}") from None
 
 
 def clip(vocab: dict[str, int], merges: list[tuple[str, str]], *, length: int = 77, pad: int | None = None) -> Tokenizer:
@@ -165,8 +172,8 @@ def from_folder(folder: Path, length: int | None = None) -> Tokenizer:
 
 
 def _folder_pieces(folder: Path) -> tokenizers.Tokenizer:
-    if (folder / "tokenizer.json").is_file():
-        pieces = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if (path := folder / "tokenizer.json").is_file():
+        pieces = _from_file(path)
         pieces.no_padding()  # transformers writes the last call's cutting and padding into the file
         pieces.no_truncation()
         return pieces
