@@ -48,7 +48,9 @@ def compare(
 def format_of(format: Format | None, out: Path | None) -> str:
     """What to make; refused before any work where it cannot be."""
     kind = format.value if format else ENDINGS.get(out.suffix.lower(), "") if out else "table"
-    if out and kind in ("", "table"):
+    if out and kind == "table":
+        raise ArgumentError("--format table is for the terminal: leave out --out, or give --format markdown")
+    if out and not kind:
         raise ArgumentError(f"--out {str(out)!r}: got the ending {out.suffix!r}, expected {', '.join(ENDINGS)}; or give --format")
     if kind == "png":
         if out is None:
