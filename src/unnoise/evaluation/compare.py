@@ -51,6 +51,7 @@ BACKBONES: dict[type, str] = {
     BertConfig: "transformer",
     ClassTokensConfig: "table",
 }
+PARTS = FirstStage | TextConfig | ClassifierConfig  # networks that denoise nothing
 DTYPES = {"float32": 4, "float16": 2}  # bytes of a number; bfloat16 is as small as float16
 
 
@@ -178,6 +179,8 @@ def _forward(network: Any, config: Config, side: int, text_tokens: int) -> None:
         cells = side // 2 ** (len(config.hint_widths) - 1)
         x, hint = torch.zeros(1, config.unet.in_channels, cells, cells), torch.zeros(1, config.hint_channels, side, side)
         network(x, torch.zeros(1), _condition(config.unet, text_tokens), hint)
+    elif isinstance(config, ClassifierConfig):
+        network(torch.zeros(1, config.in_channels, side, side), torch.zeros(1))
     else:
         network(torch.zeros(1, config.in_channels, side, side), torch.zeros(1), _condition(config, text_tokens))
 
@@ -213,7 +216,7 @@ def _row(name: str, model: Published) -> Row:
         family=family.title,
         year=model.year,
         backbone=BACKBONES[type(model.network)],
-        conditions=model.conditions or "none",
+        conditions=model.conditions or ("" if isinstance(model.network, PARTS) else "none"),
         parameters=counted.parameters,
         giga_macs=counted.macs / 1e9,
         depth=counted.depth,
@@ -237,6 +240,7 @@ def _or_blank(show: Callable[[Any], str]) -> Callable[[Any], str]:
 
 _WHOLE = _or_blank(lambda value: f"{value:,}")
 _GIGA = _or_blank(lambda value: f"{value:,.2f}")
+_PRINTED = _or_blank(lambda value: f"{value:,g}")
 _BYTES = _or_blank(lambda value: f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB")
 _SHAPE = _or_blank(lambda value: "x".join(map(str, value)))
 
@@ -259,7 +263,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {  # of `Row`: the headin
     "float32": ("float32", _BYTES),
     "float16": ("float16", _BYTES),
     "paper_parameters": ("paper's parameters", str),
-    "paper_giga_macs": ("paper's GMACs", _GIGA),
+    "paper_giga_macs": ("paper's GMACs", _PRINTED),
     "paper_fid": ("paper's FID", str),
     "source": ("source", str),
 }

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError
 from unnoise.networks.attention import attention
-from unnoise.networks.blocks import EmbeddingMLP, to_tokens
-from unnoise.networks.layers import timestep_embedding
-from unnoise.networks.unet import DownBlock, MidBlock, UNetConfig
+from unnoise.networks.blocks import to_tokens
+from unnoise.networks.unet import Encoder, UNetConfig
 
 
 @dataclass(frozen=True)
@@ -92,29 +91,20 @@ class MeanPool(nn.Module):
         return self.projection(h.mean((2, 3)))
 
 
-class Classifier(nn.Module):
-    """x (b, 3, side, side), timestep (b,) -> logits (b, classes)."""
+class Classifier(Encoder):
+    """x (b, 3, side, side), timestep (b,) -> logits (b, classes). Raises ArgumentError for other sizes."""
 
     def __init__(self, config: ClassifierConfig):
-        super().__init__()
-        self.config, unet = config, config.unet
-        widths = config.widths
-        self.time_embedding = EmbeddingMLP(unet.wave_width, unet.emb_width)
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList(DownBlock(unet, widths[max(i - 1, 0)], i) for i in range(len(widths)))
-        self.mid_block = MidBlock(unet)
-        self.conv_norm_out = unet.style.norm(widths[-1])
+        super().__init__(config.unet)
+        self.side = config.side
+        self.conv_norm_out = config.unet.style.norm(config.widths[-1])
         self.pool = AttentionPool(config) if config.pool == "attention" else MeanPool(config)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
-        side = self.config.side
-        if x.shape[2:] != (side, side):
-            raise ArgumentError(f"got x of {x.shape[2]}x{x.shape[3]}, expected {side}x{side}: this classifier knows one size")
-        emb = self.time_embedding(timestep_embedding(t, self.config.unet.wave_width).to(self.conv_in.weight.dtype))
-        h = self.conv_in(x)
-        for down in self.down_blocks:
-            h = down(h, emb, None)[-1]
-        return self.pool(F.silu(self.conv_norm_out(self.mid_block(h, emb, None))))
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        if x.shape[2:] != (self.side, self.side):
+            raise ArgumentError(f"got x of {x.shape[2]}x{x.shape[3]}, expected {self.side}x{self.side}: this classifier knows one size")
+        _, h = self.descend(self.enter(x), self.embed(t, Cond()), None)
+        return self.pool(F.silu(self.conv_norm_out(h)))
 
 
 def slope(classifier: nn.Module, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
