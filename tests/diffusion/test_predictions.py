@@ -35,18 +35,18 @@ def test_the_target_means_the_x0_that_it_came_from(prediction: Prediction, sched
     alpha, sigma = scales(schedule)
     x0, eps = example(len(alpha))
     back = prediction.x0(prediction.target(x0, eps, alpha, sigma), alpha * x0 + sigma * eps, alpha, sigma)
-    defined = (alpha > 0).flatten() if prediction.name == "eps" else torch.ones(len(alpha), dtype=torch.bool)
+    defined = (alpha > 0).flatten() if prediction.name in ("eps", "score") else torch.ones(len(alpha), dtype=torch.bool)
     # dividing by alpha, or adding sigma eps of size 80, costs that many times the rounding
-    limit = 1e-14 * (1 + sigma) / alpha.clamp(min=1e-16) if prediction.name == "eps" else 1e-14 * (1 + sigma) / (alpha + sigma)
+    limit = 1e-14 * (1 + sigma) / alpha.clamp(min=1e-16) if prediction.name in ("eps", "score") else 1e-14 * (1 + sigma) / (alpha + sigma)
     assert bool(((back - x0).abs() <= 20 * limit)[defined].all())
-    assert int(defined.sum()) >= 100  # only alpha = 0 is undefined, and only for eps
+    assert int(defined.sum()) >= 100  # only alpha = 0 is undefined, and only for eps and score
 
 
 @pytest.mark.parametrize("prediction, schedule", PAIRS)
 def test_the_output_is_the_inverse_of_x0(prediction: Prediction, schedule: Schedule):
     alpha, sigma = (value[:-1] for value in scales(schedule))  # at the last, sigma = 0: x says everything and F nothing
     x, wanted = example(len(alpha))
-    if prediction.name == "eps":
+    if prediction.name in ("eps", "score"):
         alpha, sigma, x, wanted = (value[(alpha > 0).flatten()] for value in (alpha, sigma, x, wanted))
     output = prediction.output(wanted, x, alpha, sigma)
     torch.testing.assert_close(prediction.x0(output, x, alpha, sigma), wanted, rtol=1e-9, atol=1e-9)
@@ -73,7 +73,7 @@ def test_targets_by_their_papers():
     """One noisy point by hand: alpha .6, sigma .8, x_0 = 2, eps = -1, so x = .4."""
     x0, eps = torch.tensor([[2.0]], dtype=torch.float64), torch.tensor([[-1.0]], dtype=torch.float64)
     alpha, sigma = torch.tensor([[0.6]], dtype=torch.float64), torch.tensor([[0.8]], dtype=torch.float64)
-    expected = {"eps": -1.0, "x0": 2.0, "v": 0.6 * -1 - 0.8 * 2, "flow": -1 - 2.0}
+    expected = {"eps": -1.0, "score": 1.0, "x0": 2.0, "v": 0.6 * -1 - 0.8 * 2, "flow": -1 - 2.0}
     for name, value in expected.items():
         assert PREDICTIONS[name].target(x0, eps, alpha, sigma).item() == pytest.approx(value, abs=1e-15), name
 
@@ -104,7 +104,7 @@ def test_only_edm_and_consistency_scale_their_input():
     a, s = torch.tensor(0.6), torch.tensor(0.8)
     scaled = {name: float(p.scale_in(a, s)) for name, p in PREDICTIONS.items()}
     assert scaled.pop("edm") == scaled.pop("consistency") == pytest.approx(0.89**-0.5)
-    assert scaled == dict.fromkeys(["eps", "x0", "v", "flow"], 1.0)
+    assert scaled == dict.fromkeys(["eps", "score", "x0", "v", "flow"], 1.0)
 
 
 def test_a_consistency_function_is_the_identity_at_its_end():

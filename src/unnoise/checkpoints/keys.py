@@ -135,7 +135,7 @@ def _third(rows: Tensor, i: int, layout: Layout) -> Tensor:
 def _joined(parts: dict[str, Tensor], layout: Layout) -> Tensor:
     if "q" not in parts:
         (piece, tensor), *_ = parts.items()
-        return tensor.T if piece == "T" else torch.cat(tensor.chunk(2)[::-1]) if piece == "swap" else tensor
+        return tensor.flatten(1).T if piece == "T" else torch.cat(tensor.chunk(2)[::-1]) if piece == "swap" else tensor
     three = [parts[name] for name in "qkv"]
     if layout.order == "qkv head d":
         return torch.cat(three)

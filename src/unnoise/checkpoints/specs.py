@@ -34,7 +34,7 @@ KINDS = {"vp": schedules.vp, "vp_sde": schedules.ContinuousVP, "edm": schedules.
 OPTIONS = {
     "vp": ("betas", "beta_start", "beta_end", "steps", "told_steps", "zero_terminal_snr"),
     "vp_sde": (),
-    "edm": ("sigma_min", "sigma_max", "time_scale"),
+    "edm": ("sigma_min", "sigma_max", "time_scale", "unit"),
     "flow": ("shift",),
 }
 
@@ -52,7 +52,8 @@ class ScheduleSpec(Strict):
     zero_terminal_snr: bool = False
     sigma_min: float = Field(default=0.002, gt=0)
     sigma_max: float = Field(default=80.0, gt=0)
-    time_scale: float = 0.25  # the network is told time_scale ln(sigma)
+    time_scale: float = 0.25  # the network is told time_scale ln(unit sigma)
+    unit: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _own_options(self) -> ScheduleSpec:
@@ -108,7 +109,7 @@ class ModelSpec(Strict):
     name: str
     family: str = "pixel"
     summary: str = ""
-    prediction: Literal["eps", "x0", "v", "flow", "edm", "consistency", "lcm"] = "x0"
+    prediction: Literal["eps", "score", "x0", "v", "flow", "edm", "consistency", "lcm"] = "x0"
     schedule: ScheduleSpec = ScheduleSpec()
     size: PositiveInt = 64  # side of the pictures that it was trained on
     multiple: PositiveInt = 8  # a side is a multiple of this
@@ -126,7 +127,7 @@ class ModelSpec(Strict):
     conditioning: Conditioning = "draft"
     null_label: int | None = None  # the label that stands for none, where the model was trained with one
     guided_channels: int | None = None  # guidance acts on so many of the channels, from the first: 3 of 4 in DiT's own code
-    extra_channels: tuple[Literal["mask", "masked_image", "depth"], ...] = ()  # what joins x, in this order: inpainting, depth
+    extra_channels: tuple[Literal["mask", "masked_image", "depth", "low_res"], ...] = ()  # what joins x, in this order: inpainting, depth, upsampling
     defaults: Defaults = Defaults()
 
     @model_validator(mode="after")
@@ -149,6 +150,12 @@ class ModelSpec(Strict):
     def factor(self) -> int:
         """Pixels a side of one cell of the state."""
         return self.first_stage.factor if self.first_stage else 1
+
+    @property
+    def classes(self) -> int:
+        """Labels that a picture can be asked for by, without the one for none."""
+        table = self.class_tokens.classes if self.class_tokens else getattr(self.backbone, "num_classes", 0)
+        return table - (self.class_tokens is not None and self.null_label is not None)
 
     @property
     def channels(self) -> int:

@@ -5,13 +5,14 @@ With x = alpha x_0 + sigma eps, every prediction F is affine in x_0, so one pair
     x_0 = skip * x + out * F            inference
     F   = the same line, solved for F    training target
 
-| name | F                     | skip                    | out                     |
-|------|-----------------------|-------------------------|-------------------------|
-| eps  | eps                   | 1/alpha                 | -sigma/alpha            |
-| x0   | x_0                   | 0                       | 1                       |
-| v    | alpha eps - sigma x_0 | alpha/(alpha²+sigma²)   | -sigma/(alpha²+sigma²)  |
-| flow | eps - x_0             | 1/(alpha+sigma)         | -sigma/(alpha+sigma)    |
-| edm  | (x_0 - skip x)/out    | sd²/(sigma²+sd²)        | sigma sd/√(sigma²+sd²)  |
+| name  | F                           | skip                  | out                    |
+|-------|-----------------------------|-----------------------|------------------------|
+| eps   | eps                         | 1/alpha               | -sigma/alpha           |
+| x0    | x_0                         | 0                     | 1                      |
+| v     | alpha eps - sigma x_0       | alpha/(alpha²+sigma²) | -sigma/(alpha²+sigma²) |
+| flow  | eps - x_0                   | 1/(alpha+sigma)       | -sigma/(alpha+sigma)   |
+| score | -eps, sigma times the score | 1/alpha               | sigma/alpha            |
+| edm   | (x_0 - skip x)/out          | sd²/(sigma²+sd²)      | sigma sd/√(sigma²+sd²) |
 
 `consistency` is edm with sigma - sigma_min for sigma, but for the square root, and `lcm` bends eps at time 0: see there.
 
@@ -56,6 +57,7 @@ class Prediction:
 
 
 eps = Prediction("eps", lambda a, s: (1 / a, -s / a), lambda x0, n, a, s: n)
+score = Prediction("score", lambda a, s: (1 / a, s / a), lambda x0, n, a, s: -n)  # score_sde's NCSN++ (Song et al. 2021)
 x0 = Prediction("x0", lambda a, s: (0.0, 1.0), lambda x0, n, a, s: x0)
 v = Prediction("v", lambda a, s: (a / (a**2 + s**2), -s / (a**2 + s**2)), lambda x0, n, a, s: a * n - s * x0)
 flow = Prediction("flow", lambda a, s: (1 / (a + s), -s / (a + s)), lambda x0, n, a, s: n - x0)
@@ -117,7 +119,7 @@ def _bounded(name: str, coefficients: Coefficients, scale_in: Callable[[Tensor, 
     return Prediction(name, coefficients, training, scale_in or eps.scale_in)
 
 
-PREDICTIONS = {"eps": eps, "x0": x0, "v": v, "flow": flow, "edm": edm(), "consistency": consistency()}
+PREDICTIONS = {"eps": eps, "score": score, "x0": x0, "v": v, "flow": flow, "edm": edm(), "consistency": consistency()}
 
 
 def prediction(name: str) -> Prediction:

@@ -168,6 +168,7 @@ class VE:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     time_scale: float = 0.25
+    unit: float = 1.0
 
     @property
     def start(self) -> float:
@@ -194,7 +195,7 @@ class VE:
         return (-_f64(logsnr) / 2).exp()
 
     def timestep(self, t: Time) -> Tensor:
-        return self.time_scale * _f64(t).log()  # EDM's c_noise is ln(sigma)/4 (Karras et al. 2022, table 1), consistency models' 250 ln(sigma)
+        return self.time_scale * (self.unit * _f64(t)).log()
 
 
 @dataclass(frozen=True)
@@ -274,11 +275,14 @@ def _betas(name: str, start: float | None, end: float | None, steps: int) -> Ten
     return (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
 
 
-def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, time_scale: float = 0.25) -> VE:
-    """The VE process of EDM; time is sigma, and a network is told time_scale ln(sigma)."""
+def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, time_scale: float = 0.25, unit: float = 1.0) -> VE:
+    """The VE process of EDM; time is sigma, and a network is told time_scale ln(unit sigma).
+
+    EDM: ln(sigma)/4 (Karras et al. 2022, table 1). Consistency models: 250 ln(sigma). score_sde: ln(sigma/2), for its pictures lie in 0..1.
+    """
     if not 0 < sigma_min < sigma_max:
         raise ArgumentError(f"got sigma_min {sigma_min}, sigma_max {sigma_max}: expected 0 < sigma_min < sigma_max")
-    return VE(sigma_min, sigma_max, time_scale)
+    return VE(sigma_min, sigma_max, time_scale, unit)
 
 
 def flow(shift: float = 1.0) -> Flow:

@@ -31,9 +31,10 @@ class Style:
     emb_width: int = 0  # width of the time embedding; 0: the block takes none
     scale_shift: bool = False  # norm(h) (1 + scale) + shift instead of norm(h + emb)
     dropout: float = 0.0
+    group_width: int = 1  # channels that a group has at least: 4 in EDM, which then has fewer groups
 
     def norm(self, width: int) -> nn.GroupNorm:
-        return nn.GroupNorm(self.groups, width, eps=self.eps)
+        return nn.GroupNorm(min(self.groups, width // self.group_width), width, eps=self.eps)
 
 
 class EmbeddingMLP(nn.Module):

@@ -48,7 +48,7 @@ class UNetConfig:
     context_width: int = 768  # width of text tokens; 0: attention among pixels only
     linear_projection: bool = False  # of the transformers: SD 2 and SDXL
     pooled_width: int = 0  # width of a vector that joins the time embedding: pooled text and sizes in SDXL
-    num_classes: int = 0  # labels that join the time embedding: ADM
+    num_classes: int = 0  # labels that join the time embedding: ADM; this number itself is no label, as EDM trains it
     learn_sigma: bool = False  # twice the channels out: the second half is the variance
     scale_shift: bool = False  # time scales and shifts the second norm: IDDPM, ADM
     resample: Literal["conv", "residual"] = "conv"  # residual: ADM
@@ -57,6 +57,7 @@ class UNetConfig:
     time_cos_first: bool = True  # their order: DDPM has 1.0 and False
     waves: int = 0  # how many sinusoids, a quarter of the embedding's width; 0: widths[0]. ADM-512, whose first level is narrower, has more
     groups: int = 32
+    group_width: int = 1  # channels that a group of group norm has at least: 4 in EDM
     eps: float = 1e-5  # of group norms: DDPM has 1e-6
     dropout: float = 0.0
     patch: int = 1  # pixels a side that become channels before the first convolution, and pixels again at the end (Hoogeboom et al. 2023)
@@ -67,7 +68,8 @@ class UNetConfig:
         if not self.context_width and max(*self.depths, self.mid_depth) > 1:
             raise ArgumentError(f"got depths {self.depths} without text: attention blocks have depth 1; set context_width")
         attended = [w for w, depth in zip(self.widths, self.depths, strict=True) if depth] + [self.widths[-1]] * bool(self.mid_depth)
-        odd = [w for w in self.widths if w % self.groups] + [w for w in attended if w % (self.head_width or self.heads)]
+        odd = [w for w in self.widths if w < self.group_width or w % min(self.groups, w // self.group_width)]
+        odd += [w for w in attended if w % (self.head_width or self.heads)]
         if odd:
             raise ArgumentError(
                 f"widths {sorted(set(odd))} do not divide into {self.groups} groups or whole heads: change one of the three"
@@ -83,7 +85,7 @@ class UNetConfig:
 
     @property
     def style(self) -> Style:
-        return Style(self.groups, self.eps, self.emb_width, self.scale_shift, self.dropout)
+        return Style(self.groups, self.eps, self.emb_width, self.scale_shift, self.dropout, self.group_width)
 
     def attend(self, width: int, depth: int) -> nn.Module | None:
         heads = width // self.head_width if self.head_width else self.heads
@@ -178,7 +180,8 @@ class Encoder(nn.Module):
         waves = timestep_embedding(t, config.wave_width, shift=config.time_shift, cos_first=config.time_cos_first)
         emb = self.time_embedding(waves.to(self.conv_in.weight.dtype))
         if self.class_embedding is not None:
-            emb = emb + self.class_embedding(cond.need("labels", "U-Net"))
+            rows = F.pad(self.class_embedding.weight, (0, 0, 0, 1))  # no label is a row of zeros
+            emb = emb + F.embedding(cond.need("labels", "U-Net"), rows)
         if self.add_embedding is not None:
             emb = emb + self.add_embedding(cond.need("pooled", "U-Net"))
         return emb
