@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from unnoise.diffusion import schedules
     from unnoise.diffusion.sampling import sample
     from unnoise.diffusion.solvers import samplers
-    from unnoise.model import load, models
+    from unnoise.inputs import Control
+    from unnoise.loading import load, models
 
 __version__ = "0.1.0"
 
-__all__ = ["errors", "load", "models", "sample", "samplers", "schedules"]
+__all__ = ["Control", "errors", "load", "models", "sample", "samplers", "schedules"]
 
 # public name -> the module that holds it; a name that is itself a module maps to that module
 _HOMES = {
     "errors": "unnoise.errors",
-    "load": "unnoise.model",
-    "models": "unnoise.model",
+    "Control": "unnoise.inputs",
+    "load": "unnoise.loading",
+    "models": "unnoise.loading",
     "sample": "unnoise.diffusion.sampling",
     "samplers": "unnoise.diffusion.solvers",
     "schedules": "unnoise.diffusion.schedules",

@@ -1,9 +1,9 @@
-"""Model: load, encode, sample, decode. Text comes in, pictures go out, and everything that makes them again comes with them."""
+"""Model: load, encode, sample, decode. Text and pictures come in, pictures go out, and everything that makes them again comes with them."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,22 +14,24 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unnoise import __version__
+from unnoise import __version__, adapting, inputs
+from unnoise.adapting import Adapted
 from unnoise.checkpoints import native
 from unnoise.checkpoints.specs import ModelSpec
-from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions, sampling
-from unnoise.diffusion.guidance import Guidance, Guided, guidance
-from unnoise.diffusion.noise import Streams
-from unnoise.diffusion.sampling import Plan, Run
-from unnoise.errors import ArgumentError, UnknownName
-from unnoise.networks.drafts import condition
+from unnoise.diffusion.sampling import Denoiser, Run
+from unnoise.encoding import Encoder
+from unnoise.errors import ArgumentError
+from unnoise.images import safety as checking
+from unnoise.images.safety import SafetyChecker
+from unnoise.inputs import Control
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.request import Request, request
-from unnoise.runtime import devices
-from unnoise.runtime.denoise import NetworkDenoiser
+from unnoise.runtime import first_stage
+from unnoise.trajectory import Given, Trajectories
 
 BUILTIN = Path(__file__).parent / "builtin"
+PHOTOGRAPHIC = ("clip", "clip_penultimate", "sdxl", "refiner", "sd3", "bert")  # conditionings whose models draw photographs of anything
 
 
 @dataclass(frozen=True)
@@ -52,58 +54,69 @@ class Progress:
     x0: Tensor  # the current estimate of the picture
     request: Request
     model: Model
+    given: Given
 
     def preview(self) -> list[Image.Image]:
-        """The pictures as the model sees them now."""
-        return self.model.to_pil(self.x0)
+        """The pictures as the model sees them now: a cheap look at latents, the pictures themselves where the model works on pixels."""
+        return self.model.preview(self.x0)
 
     def result(self) -> Result:
         """What `generate` returns; meant for the last step."""
-        asked = self.request
-        shape = {"pil": self.model.to_pil, "numpy": _to_numpy, "pt": _to_unit, "latent": lambda x: x}
-        return Result(shape[asked.output_type](self.latents), self.latents, list(asked.seeds), self.model.describe(asked))
+        return self.model.finish(self.latents, self.request, self.given)
 
 
 class Model:
-    """A text-to-image model, ready to run. Made by `load`; holds no state that a call changes, so threads may share it."""
+    """A model, ready to run. Made by `load`; holds no state that a call changes, so threads may share it.
 
-    def __init__(self, spec: ModelSpec, tokenizer: Tokenizer, networks: nn.ModuleDict, *, file: Path | None = None):
-        self.spec, self.tokenizer, self.networks, self.file = spec, tokenizer, networks, file
+    networks: by the names of `ModelSpec.parts`. tokenizers: by the place of their text encoder; one alone is the first encoder's.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        tokenizers: Tokenizer | Mapping[str, Tokenizer],
+        networks: nn.ModuleDict,
+        *,
+        file: Path | None = None,
+        safety: SafetyChecker | None = None,
+        told: Sequence[str] = (),
+        words: Mapping[str, Tensor] | None = None,
+    ):
+        self.spec, self.networks, self.file, self.safety, self.told = spec, networks, file, safety, tuple(told)
+        self.tokenizers = {"text_encoder": tokenizers} if isinstance(tokenizers, Tokenizer) else dict(tokenizers)
         self.schedule = spec.schedule.build()
-        self.prediction = predictions.prediction(spec.prediction)
-        # On a CPU a picture never depends on its batch. The price: a single picture without guidance is computed twice.
-        rows = 2 if self.device.type == "cpu" else None
-        denoiser = NetworkDenoiser(networks["network"], self.schedule, self.prediction, rows)
-        self.denoiser = Guided(denoiser, self.schedule, self.prediction)
+        self.prediction = predictions.lcm(self.schedule) if spec.prediction == "lcm" else predictions.prediction(spec.prediction)
+        self.encode = Encoder(spec, networks, self.tokenizers, words or {})
+        self.trajectories = Trajectories(spec, networks, self.schedule, self.prediction, self.encode)
+        self.denoiser = self.trajectories.guided(networks["network"])
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the first text encoder."""
+        return self.tokenizers["text_encoder"]
 
     @property
     def device(self) -> torch.device:
-        return next(self.networks.parameters()).device
+        return self.trajectories.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.networks.parameters()).dtype
+        return next(self.networks["network"].parameters()).dtype
 
     @cached_property
     def hash(self) -> str:
-        """Ten hexadecimal digits that name the weights; "" for a model that came from no file."""
-        return native.file_hash(self.file) if self.file else ""
+        """Ten hexadecimal digits that name the weights; "" for a model that came from no single file."""
+        return native.file_hash(self.file) if self.file and self.file.is_file() else ""
 
-    def encode(self, prompts: Sequence[str], height: int, width: int) -> Cond:
-        """Prompts as the network wants them for pictures of this size, one row each."""
-        ids = self.tokenizer(prompts).ids.to(self.device)
-        # one by one: the same bits in any batch
-        return Cond.stack([condition(self.networks["text_encoder"](row[None]), height, width) for row in ids])
-
-    def generate(self, prompt: str | Sequence[str], **arguments: Any) -> Result:
+    def generate(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> Result:
         """Pictures of a prompt, or of each of several. The arguments are those of `stream`."""
         return deque(self.stream(prompt, **arguments), maxlen=1).pop().result()
 
     def stream(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: str | Sequence[str] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
@@ -118,6 +131,24 @@ class Model:
         seed: int | None = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
+        image: Any = None,
+        strength: float | None = None,
+        mask_image: Any = None,
+        control: Control | Sequence[Control] | None = None,
+        class_labels: int | Sequence[int] | None = None,
+        clip_skip: int = 0,
+        original_size: tuple[int, int] | None = None,
+        crops_coords_top_left: tuple[int, int] = (0, 0),
+        target_size: tuple[int, int] | None = None,
+        aesthetic_score: float = 6.0,
+        negative_aesthetic_score: float = 2.5,
+        denoising_start: float | None = None,
+        denoising_end: float | None = None,
+        max_sequence_length: int | None = None,
+        prompt_weights: bool = True,
+        refiner: Model | None = None,
+        lora: Any = None,
+        safety: str = "black",
         **unknown: Any,
     ) -> Iterator[Progress]:
         """The same as `generate`, step by step; leaving the loop cancels. None means the model's own default.
@@ -125,57 +156,128 @@ class Model:
         guidance_scale: 1 is the prompt alone with half the evaluations, 0 ignores it. guidance_interval: shares of noise, 0 clean and 1
         pure noise, between which guidance acts. seed: picture i takes seed + i; None draws one. latents: unit-variance noise (b, c, h, w)
         instead of the seeds' own. sampler_options: such as {"eta": 0.5} for ddim; spacing_options: such as {"ending": "first"}.
-        output_type: "pil", "numpy", "pt" or "latent". Wrong values raise ArgumentError before anything runs.
+        output_type: "pil", "numpy", "pt" or "latent".
+
+        image: to start from, as far from it as strength says (0..1); latents of another model with denoising_start, which takes over where
+        that one had its denoising_end. mask_image: white is painted anew, black stays to the byte. control: `unnoise.Control`s.
+        class_labels: of class-conditional models. clip_skip: text layers left out, as in diffusers. original_size, crops_coords_top_left,
+        target_size (height first) and the scores: what SDXL is told. max_sequence_length: of T5's tokens. prompt_weights: whether
+        "(x:1.2)" is a weight. refiner: a model that takes over at denoising_end (0.8). lora: paths, or pairs of path and scale. safety: "black", "blur", "flag" or "off" for pictures that the
+        safety checker flags. Wrong values raise ArgumentError before anything runs.
         """
-        asked = request(self.spec, **{key: value for key, value in locals().items() if key not in ("self", "unknown")}, unknown=unknown)
-        return self._stream(asked, self._start(asked, latents))
+        given = {key: value for key, value in locals().items() if key not in ("self", "unknown", "refiner", "lora")}
+        if lora is not None:
+            return self.with_lora(lora).stream(**given, refiner=refiner, **unknown)
+        if refiner is not None:
+            return self._refined(refiner, given | unknown)
+        tensors = {key: given.pop(key) for key in ("latents", "image", "mask_image", "control")}
+        if image is None and (strength is not None or mask_image is not None):
+            raise ArgumentError("got strength or mask_image without an image: expected image=... to start from")
+        if image is not None and strength is None:
+            given["strength"] = 0.8 if mask_image is None else 1.0
+        asked = request(self.spec, **given, unknown=unknown)
+        return self._stream(asked, self._given(asked, **tensors))
+
+    def _refined(self, refiner: Model, arguments: dict[str, Any]) -> Iterator[Progress]:
+        """The first steps by this model, the last by another of the same latents (Podell et al. 2023, section 2.5)."""
+        share, output = arguments["denoising_end"] or 0.8, arguments["output_type"]
+        base = self.stream(**{**arguments, "denoising_end": share, "output_type": "latent"})
+        last = None
+        for last in base:
+            yield last
+        assert last is not None  # a trajectory has a step
+        own = {name: value for name, value in arguments.items() if name not in ("latents", "control", "mask_image", "denoising_end", "strength")}
+        own |= {"seed": last.request.seeds[0], "image": last.latents, "denoising_start": share, "output_type": output}
+        own |= {"height": last.request.height, "width": last.request.width, "num_inference_steps": last.request.steps}
+        yield from refiner.stream(**own)
+
+    def _given(self, asked: Request, latents: Any = None, image: Any = None, mask_image: Any = None, control: Any = None) -> Given:
+        """A request's pictures as tensors. Raises ArgumentError or FileError."""
+        size = (len(asked.prompts), asked.height, asked.width)
+        noise, controls = self._checked(asked, latents, "latents"), tuple(inputs.controls(control))
+        masks = None if mask_image is None else inputs.masks(mask_image, *size)
+        if image is None or inputs.are_latents(image, self.spec.channels):
+            return Given(noise, x0=self._checked(asked, image, "image"), mask=masks, controls=controls)
+        return Given(noise, inputs.stack(image, *size), mask=masks, controls=controls)
 
     @torch.no_grad()
-    def _stream(self, asked: Request, latents: Tensor | None) -> Iterator[Progress]:
-        for state in sampling.stream(self.run(asked, latents), self.denoiser):
-            yield Progress(state.step, state.steps, state.x, state.x0, asked, self)
+    def _stream(self, asked: Request, given: Given) -> Iterator[Progress]:
+        run, denoiser = self.trajectories.begin(asked, given, self.denoiser)
+        for state in sampling.stream(run, denoiser):
+            yield Progress(state.step, state.steps, state.x, state.x0, asked, self, given)
 
     def run(self, asked: Request, latents: Tensor | None = None) -> Run:
-        """The trajectory of a request, for a driver that holds several."""
-        plan = self.plan(asked)
-        noise = Streams(asked.seeds)
-        drawn = noise.draw(torch.empty(self._shape(asked), device=self.device))  # first also where it is not used: see `sample`
-        given = self._start(asked, latents)
-        return Run(sampling.initial(drawn if given is None else given, plan), plan, noise, self.guidance(asked))
+        """The trajectory of a request from text alone, for a driver that holds several."""
+        return self.trajectories.begin(asked, Given(self._checked(asked, latents, "latents")), self.denoiser)[0]
 
-    def _shape(self, asked: Request) -> tuple[int, ...]:
-        return (len(asked.prompts), self.spec.channels, asked.height, asked.width)
-
-    def _start(self, asked: Request, latents: Tensor | None) -> Tensor | None:
-        """Latents of the caller's own, checked; None leaves them to the seeds."""
+    def _checked(self, asked: Request, latents: Any, name: str) -> Tensor | None:
+        """Latents of the caller's own; None leaves them to the seeds."""
         if latents is None:
             return None
-        shape = self._shape(asked)
+        shape = self.trajectories.shape(asked)
         if not isinstance(latents, Tensor):
-            raise ArgumentError(f"got latents of type {type(latents).__name__}: expected a tensor of shape {shape}")
+            raise ArgumentError(f"got {name} of type {type(latents).__name__}: expected a tensor of shape {shape}")
         if latents.shape != shape or not latents.is_floating_point():
-            raise ArgumentError(
-                f"got latents of shape {tuple(latents.shape)} and {latents.dtype}: expected {shape} and a floating-point type"
-            )
+            raise ArgumentError(f"got {name} of shape {tuple(latents.shape)} and {latents.dtype}: expected {shape} and a floating-point type")
         if not bool(torch.isfinite(latents).all()):
-            raise ArgumentError("got latents that are not finite: expected noise of unit variance")
+            raise ArgumentError(f"got {name} that are not finite: expected noise of unit variance")
         return latents.to(self.device, torch.float32)
 
-    def plan(self, asked: Request) -> Plan:
-        how = (asked.sampler, asked.steps, asked.spacing, None, dict(asked.spacing_options))
-        return sampling.plan(self.schedule, *how, **dict(asked.sampler_options))
+    @torch.no_grad()
+    def finish(self, latents: Tensor, asked: Request, given: Given) -> Result:
+        """Latents to what was asked for; what the mask leaves alone is the image's own to the byte."""
+        records = self.describe(asked)
+        if asked.output_type == "latent":
+            return Result(latents, latents, list(asked.seeds), records)
+        decoded = first_stage.decode(self.trajectories.stage(), latents) if self.spec.first_stage else first_stage.Decoded(latents, self.dtype)
+        if decoded.dtype != self.dtype and self.spec.first_stage:
+            records = [{**record, "decoded_in": str(decoded.dtype).removeprefix("torch.")} for record in records]
+        pictures = [_pil(row) for row in _unit(decoded.pictures)]
+        if given.mask is not None and given.image is not None:
+            pictures = [_composed(*parts) for parts in zip(pictures, given.image, given.mask, strict=True)]
+        pictures, records = self._judged(pictures, records, asked)
+        if asked.output_type == "pil":
+            return Result(pictures, latents, list(asked.seeds), records)
+        exact = _unit(decoded.pictures) if given.mask is None else torch.stack([_tensor(picture) for picture in pictures])
+        images = exact if asked.output_type == "pt" else exact.permute(0, 2, 3, 1).cpu().numpy()
+        return Result(images, latents, list(asked.seeds), records)
 
-    def guidance(self, asked: Request) -> Guidance:
-        positive, negative = (self.encode(texts, asked.height, asked.width) for texts in (asked.prompts, asked.negative_prompts))
-        return guidance(positive, negative, asked.guidance_scale, rescale=asked.guidance_rescale, interval=asked.guidance_interval)
+    def _judged(self, pictures: list[Image.Image], records: list[dict[str, Any]], asked: Request) -> tuple[list[Image.Image], list[dict[str, Any]]]:
+        """The safety checker's word on every photograph; where its weights are not there, that is said."""
+        if self.spec.conditioning not in PHOTOGRAPHIC or asked.get("safety") == "off":
+            return pictures, records
+        if self.safety is None:
+            return pictures, [{**record, "safety_checker": "absent"} for record in records]
+        verdicts = self.safety(pictures)
+        said = [{**record, "safety_checker": "flagged" if verdict.flagged else "passed"} for record, verdict in zip(records, verdicts, strict=True)]
+        return checking.act(asked.get("safety"), pictures, verdicts), said
+
+    @torch.no_grad()
+    def preview(self, x0: Tensor) -> list[Image.Image]:
+        """A cheap look at an estimate: latents by three factors a channel, pixels as they are."""
+        if not self.spec.first_stage:
+            return self.to_pil(x0)
+        return previews.preview(x0, self.spec.family)
 
     def to_pil(self, x: Tensor) -> list[Image.Image]:
         """(b, 3, h, w) in -1..1 -> pictures."""
-        pixels = (_to_numpy(x) * 255).round().astype(np.uint8)
-        return [Image.fromarray(picture) for picture in pixels]
+        return [_pil(row) for row in _unit(x)]
+
+    def with_lora(self, adapters: Any, *, strict: bool = True) -> Model:
+        """This model with adapters on: paths, or pairs of path and scale. The weights are shared and stay as they are; drop it to be rid of it."""
+        return self._with(adapting.put_on(self.networks, self.tokenizers, adapters, strict))
+
+    def with_embedding(self, path: str | Path, word: str | None = None) -> Model:
+        """This model knowing the word, or words, of a textual inversion file; word: another name for the only one."""
+        return self._with(adapting.learned(self.networks, self.tokenizers, path, word))
+
+    def _with(self, adapted: Adapted) -> Model:
+        words = {**self.encode.words, **adapted.words}
+        told = (*self.told, *adapted.told)
+        return Model(self.spec, adapted.tokenizers, adapted.networks, file=self.file, safety=self.safety, told=told, words=words)
 
     def describe(self, asked: Request) -> list[dict[str, Any]]:
-        """One record a picture, ready for JSON. "model" is the name, or the file's path just as `load` was given it, folders and all."""
+        """One record a picture, ready for JSON. "model" is the name, or the path just as `load` was given it, folders and all."""
         common = {
             "model": self.spec.name if self.file is None or self.file.parent == BUILTIN else str(self.file),
             "model_hash": self.hash,
@@ -184,13 +286,17 @@ class Model:
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
         }
-        rows = zip(asked.prompts, asked.negative_prompts, asked.seeds, self._dropped(asked), strict=True)
-        return [{**common, "prompt": prompt, "negative_prompt": negative, "seed": seed, **cut} for prompt, negative, seed, cut in rows]
+        rows = zip(asked.prompts, asked.negative_prompts, asked.seeds, asked.labels, self._dropped(asked), strict=True)
+        return [
+            {**common, "prompt": prompt, "negative_prompt": negative, "seed": seed, **({} if label is None else {"class_labels": label}), **cut}
+            for prompt, negative, seed, label, cut in rows
+        ]
 
     def _dropped(self, asked: Request) -> list[dict[str, int]]:
         """Of each picture how many text tokens the model never saw; nothing where all fitted."""
-        pairs = zip(*(self.tokenizer(texts).dropped for texts in (asked.prompts, asked.negative_prompts)), strict=True)
-        return [{"dropped_tokens": sum(pair)} if any(pair) else {} for pair in pairs]
+        both = zip(asked.prompts, asked.negative_prompts, strict=True)
+        cuts = [sum(self.encode.dropped(text or "", asked.get("max_sequence_length")) for text in pair) for pair in both]
+        return [{"dropped_tokens": cut} if cut else {} for cut in cuts]
 
     def save(self, path: str | Path) -> None:
         """One .safetensors file, with everything `load` needs."""
@@ -200,59 +306,23 @@ class Model:
 def arguments(metadata: dict[str, Any]) -> dict[str, Any]:
     """What `load` (as "model") and `generate` are given to make a picture again from its record."""
     names = {"steps": "num_inference_steps"}
-    unused = ("model_hash", "version", "dtype", "device", "dropped_tokens")
+    unused = ("model_hash", "version", "dtype", "device", "dropped_tokens", "decoded_in", "safety_checker")
     return {names.get(key, key): value for key, value in metadata.items() if key not in unused}
 
 
-def _to_unit(x: Tensor) -> Tensor:
+def _unit(x: Tensor) -> Tensor:
     return ((x.float() + 1) / 2).clamp(0, 1)
 
 
-def _to_numpy(x: Tensor) -> np.ndarray:
-    return _to_unit(x).permute(0, 2, 3, 1).cpu().numpy()
+def _pil(row: Tensor) -> Image.Image:
+    """(3, h, w) in 0..1."""
+    return Image.fromarray((row.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """A model that comes with the package."""
-
-    name: str
-    family: str
-    summary: str
-    parameters: int
-    bytes: int
+def _tensor(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
 
 
-def models() -> list[ModelInfo]:
-    """The models that come with the package."""
-    return [_info(path) for path in sorted(BUILTIN.glob("*.safetensors"))]
-
-
-def _info(path: Path) -> ModelInfo:
-    spec = native.read_spec(path)
-    parameters = sum(p.numel() for p in spec.build("meta").parameters())
-    return ModelInfo(spec.name, spec.family, spec.summary, parameters, path.stat().st_size)
-
-
-def load(model: str | Path = "emoji", *, dtype: str = "auto", device: str = "auto") -> Model:
-    """A model by the name that `models` lists, or from a .safetensors file that unnoise saved.
-
-    dtype: "auto" (float32 on a CPU, float16 elsewhere), "float32", "bfloat16", "float16". device: "auto", "cpu", "cuda", "cuda:1", "mps".
-    Raises UnknownName, ArgumentError or FileError.
-    """
-    where = devices.device(device)
-    path = _place(model)
-    return Model(*native.load(path, devices.dtype(dtype, where), where), file=path)
-
-
-def _place(model: str | Path) -> Path:
-    """The file of a model: a path as it is, a name among those that come with the package."""
-    expected = "a name that unnoise.models() lists, or the path of a .safetensors file"
-    if not isinstance(model, str | Path):
-        raise ArgumentError(f"got model {model!r}: expected {expected}")
-    if Path(model).suffix == ".safetensors":
-        return Path(model)
-    path = BUILTIN / f"{model}.safetensors"
-    if not path.is_file():
-        raise UnknownName("model", str(model), [p.stem for p in BUILTIN.glob("*.safetensors")], f"expected {expected}")
-    return path
+def _composed(painted: Image.Image, image: Tensor, mask: Tensor) -> Image.Image:
+    """The painted picture where the mask is 1, the image's bytes elsewhere."""
+    return Image.fromarray(np.where(mask[0, :, :, None].numpy() > 0, np.asarray(painted), np.asarray(_pil(image))))

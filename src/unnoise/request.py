@@ -17,6 +17,7 @@ from unnoise.diffusion.solvers import SOLVERS, solver
 from unnoise.errors import ArgumentError, UnknownName
 
 OUTPUT_TYPES = ("pil", "numpy", "pt", "latent")
+SAFETY = ("black", "blur", "flag", "off")  # what becomes of a picture that the safety checker flags
 ARGUMENTS = (  # of `generate`; a test compares them with its signature
     "prompt",
     "negative_prompt",
@@ -34,6 +35,23 @@ ARGUMENTS = (  # of `generate`; a test compares them with its signature
     "seed",
     "latents",
     "output_type",
+    "image",
+    "strength",
+    "mask_image",
+    "control",
+    "class_labels",
+    "clip_skip",
+    "original_size",
+    "crops_coords_top_left",
+    "target_size",
+    "aesthetic_score",
+    "negative_aesthetic_score",
+    "denoising_start",
+    "denoising_end",
+    "max_sequence_length",
+    "prompt_weights",
+    "lora",
+    "safety",
 )
 MAX_STEPS = 1000
 MAX_SIDE = 2048
@@ -45,7 +63,7 @@ class Request:
     """What to make. The tuples have one entry a picture."""
 
     prompts: tuple[str, ...]
-    negative_prompts: tuple[str, ...]
+    negative_prompts: tuple[str | None, ...]  # None: none at all, which SDXL tells from an empty one
     seeds: tuple[int, ...]
     sampler: str
     sampler_options: tuple[tuple[str, Any], ...]
@@ -58,6 +76,12 @@ class Request:
     height: int
     width: int
     output_type: str
+    labels: tuple[int | None, ...]
+    more: tuple[tuple[str, Any], ...] = ()  # arguments that are not at their defaults, by the names of `generate`
+
+    def get(self, name: str) -> Any:
+        """An argument of `MORE`."""
+        return dict(self.more).get(name, MORE[name])
 
     def settings(self) -> dict[str, Any]:
         """What all pictures of the request share, by the names of `generate`; options that are off are left out."""
@@ -65,18 +89,37 @@ class Request:
             "sampler_options": dict(self.sampler_options) or None,
             "spacing_options": dict(self.spacing_options) or None,
             "guidance_rescale": self.guidance_rescale or None,
+            **dict(self.more),
         }
         kept = {key: value for key, value in optional.items() if value is not None}
         plain = ("sampler", "spacing", "steps", "guidance_scale", "width", "height")
         return {**{name: getattr(self, name) for name in plain}, "guidance_interval": list(self.guidance_interval), **kept}
 
 
+# What is recorded only where it differs: the defaults.
+MORE: dict[str, Any] = {
+    "strength": None,  # 1 with a mask, else 0.8
+    "clip_skip": 0,
+    "original_size": None,
+    "crops_coords_top_left": (0, 0),
+    "target_size": None,
+    "aesthetic_score": 6.0,
+    "negative_aesthetic_score": 2.5,
+    "denoising_start": None,
+    "denoising_end": None,
+    "max_sequence_length": None,
+    "prompt_weights": True,
+    "safety": "black",
+}
+
+
 def request(
     spec: ModelSpec,
     *,
-    prompt: str | Sequence[str],
-    negative_prompt: str | Sequence[str],
+    prompt: str | Sequence[str] | None,
+    negative_prompt: str | Sequence[str] | None,
     num_images_per_prompt: int,
+    class_labels: int | Sequence[int] | None,
     seed: int | None,
     unknown: dict[str, Any],
     **settings: Any,
@@ -84,15 +127,62 @@ def request(
     """Check everything that can be checked before the model runs. Raises ArgumentError or UnknownName, one line each."""
     for name in unknown:
         raise UnknownName("argument", name, ARGUMENTS)
-    prompts = _texts("prompt", prompt)
-    negatives = _texts("negative_prompt", negative_prompt)
-    if len(negatives) not in (1, len(prompts)):
-        raise ArgumentError(f"got {len(negatives)} texts as negative_prompt for {len(prompts)} prompts: expected one, or one each")
+    labels = _labels(spec, class_labels)
+    prompts = _prompts(spec, prompt, len(labels))
+    negatives = (None,) if negative_prompt is None else _texts("negative_prompt", negative_prompt)
+    for name, given in (("texts as negative_prompt", negatives), ("class_labels", labels)):
+        if len(given) not in (1, len(prompts)):
+            raise ArgumentError(f"got {len(given)} {name} for {len(prompts)} prompts: expected one, or one each")
     n = _whole("num_images_per_prompt", num_images_per_prompt, 1, MAX_PICTURES)
-    negatives = negatives * (len(prompts) // len(negatives))
-    seeds = _seeds(seed, len(prompts) * n)
-    repeated = [tuple(text for text in texts for _ in range(n)) for texts in (prompts, negatives)]
-    return Request(repeated[0], repeated[1], seeds, **_settings(spec, **settings))
+    columns = [column * (len(prompts) // len(column)) for column in (prompts, negatives, labels)]
+    texts, negative, classes = (tuple(value for value in column for _ in range(n)) for column in columns)
+    more = {name: settings.pop(name) for name in MORE if name in settings}
+    checked = {**_settings(spec, **settings), "more": _more(more)}
+    return Request(texts, negative, _seeds(seed, len(texts)), labels=classes, **checked)
+
+
+def _prompts(spec: ModelSpec, prompt: str | Sequence[str] | None, pictures: int) -> tuple[str, ...]:
+    """Models without text take no prompt; the number of labels says how many pictures."""
+    if spec.conditioning not in ("labels", "label_tokens", "none"):
+        return _texts("prompt", prompt)
+    if prompt not in (None, ""):
+        raise ArgumentError(f"got prompt {prompt!r}: {spec.name} knows no text, use class_labels or leave the prompt out")
+    return ("",) * pictures
+
+
+def _labels(spec: ModelSpec, given: int | Sequence[int] | None) -> tuple[int | None, ...]:
+    labelled = spec.conditioning in ("labels", "label_tokens")
+    if given is None:
+        if labelled:
+            raise ArgumentError(f"got no class_labels: {spec.name} draws classes, such as class_labels=[0]")
+        return (None,)
+    if not labelled:
+        raise ArgumentError(f"got class_labels {given!r}: {spec.name} knows no classes")
+    return tuple(_whole("class_labels", value, 0, spec.classes - 1) for value in ([given] if isinstance(given, Integral) else given))
+
+
+def _more(given: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Checked, and only those that differ from their defaults."""
+    checks: dict[str, Any] = {
+        "strength": lambda value: _number("strength", value, 0, 1),
+        "clip_skip": lambda value: _whole("clip_skip", value, 0, 100),
+        "aesthetic_score": lambda value: _number("aesthetic_score", value, 0, 10),
+        "negative_aesthetic_score": lambda value: _number("negative_aesthetic_score", value, 0, 10),
+        "denoising_start": lambda value: _number("denoising_start", value, 0, 1),
+        "denoising_end": lambda value: _number("denoising_end", value, 0, 1),
+        "max_sequence_length": lambda value: _whole("max_sequence_length", value, 1, 512),
+        "safety": lambda value: _name("safety", value, SAFETY),
+    }
+    pairs = {name: _pair(name, given[name]) for name in ("original_size", "crops_coords_top_left", "target_size") if given.get(name)}
+    checked = {name: checks[name](value) if name in checks and value is not None else value for name, value in given.items()} | pairs
+    return tuple((name, value) for name, value in checked.items() if value is not None and value != MORE[name])
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ArgumentError(f"got {name} {value!r}: expected two whole numbers, the vertical one first")
+    first, second = (_whole(name, part, 0, 65536) for part in value)
+    return first, second
 
 
 def _settings(spec: ModelSpec, *, output_type: str, **asked: Any) -> dict[str, Any]:

@@ -98,13 +98,14 @@ def _stable_diffusion(folder: Folder, hints: Hints) -> Found:
         parts |= {place: clip(folder, place) for place in ("text_encoder", "text_encoder_2") if folder.has(place)}
     fields = {"unet": config, "autoencoder": parts["autoencoder"].config, **_texts(parts)}
     found = _finished(folder, family, parts, fields)
-    eps = found.spec.prediction == "eps"
-    return Found(FAMILIES["sd2-base"].model_copy(update=_kept(found)) if family == "sd2" and eps else found.spec, parts, found.told, found.tokenizers)
-
-
-def _kept(found: Found) -> dict[str, Any]:
-    """The file's own fields, for another row of the family."""
-    return {name: getattr(found.spec, name) for name in ("unet", "autoencoder", "text", "prediction", "schedule")}
+    spec = found.spec
+    if family == "sd2" and spec.prediction == "eps":
+        kept = {name: getattr(spec, name) for name in ("unet", "autoencoder", "text", "prediction", "schedule", "defaults")}
+        spec = FAMILIES["sd2-base"].model_copy(update=kept)
+    if family.startswith("sd2"):  # the folder's text encoder ends where the single file's is read
+        spec = spec.model_copy(update={"conditioning": "clip"})
+    size = folder.config("unet").get("sample_size") or spec.size // spec.factor
+    return Found(spec.model_copy(update={"size": size * spec.factor}), parts, found.told, found.tokenizers)
 
 
 def _family(config: UNetConfig) -> str:
@@ -134,15 +135,24 @@ def clip(folder: Folder, name: str) -> Part:
     return Part(CLIPTextEncoder, sizes, texts.clip(sizes, bare=bare), weights)
 
 
+def t5(folder: Folder, name: str) -> Part:
+    weights = folder.weights(name)
+    sizes = texts.t5_config(weights.shapes, {"max_distance": folder.config(name).get("relative_attention_max_distance", 128)})
+    return Part(T5Encoder, sizes, texts.t5(weights.shapes), weights)
+
+
+def text(folder: Folder, name: str) -> Part:
+    """A text encoder, whichever kind its config says."""
+    return t5(folder, name) if folder.config(name).get("model_type") == "t5" else clip(folder, name)
+
+
 def _stable_diffusion_3(folder: Folder, hints: Hints) -> Found:
     weights = folder.weights("transformer")
     config = diffusers.mmdit_config(folder.config("transformer"), weights.shapes)
     parts = {"network": Part(MMDiT, config, diffusers.mmdit(config), weights), "autoencoder": vae(folder)}
     parts |= {place: clip(folder, place) for place in ("text_encoder", "text_encoder_2") if folder.has(place)}
     if folder.has("text_encoder_3"):
-        own = folder.weights("text_encoder_3")
-        sizes = texts.t5_config(own.shapes, {"max_distance": folder.config("text_encoder_3").get("relative_attention_max_distance", 128)})
-        parts["text_encoder_3"] = Part(T5Encoder, sizes, texts.t5(own.shapes), own)
+        parts["text_encoder_3"] = t5(folder, "text_encoder_3")
     fields = {"mmdit": config, "autoencoder": parts["autoencoder"].config, **_texts(parts)}
     return _finished(folder, sd3.family(config), parts, fields)
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from unnoise.checkpoints import folders
-from unnoise.checkpoints.layouts import ldm, sd3
-from unnoise.checkpoints.parts import Found, Hints
+from unnoise.checkpoints import families, folders
+from unnoise.checkpoints.keys import Layout
+from unnoise.checkpoints.layouts import ldm, sd3, single
+from unnoise.checkpoints.parts import Found, Hints, Part
+from unnoise.checkpoints.specs import ModelSpec
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError
+from unnoise.networks.autoencoder import AutoencoderConfig
+from unnoise.networks.vision import CLIPVisionConfig, SafetyNetwork
 
 # Who knows which single file, the most telling keys first.
 RECOGNISERS: tuple[Callable[[Weights, Hints], Found | None], ...] = (ldm.recognise, sd3.recognise)
+SAFETY = Layout({"": ""}, ignored=r"position_ids$")
 
 
 def opened(path: Path, hints: Hints | None = None, variant: str | None = None) -> Found:
@@ -29,3 +34,42 @@ def recognise(weights: Weights, hints: Hints) -> Found:
             return found
     some = ", ".join(sorted(weights)[:3])
     raise FileError(f"{weights.path} is no model of a family that runs here: {len(weights)} tensors such as {some}")
+
+
+def part(path: Path, place: str) -> Part:
+    """One network for a place of a model: a folder with a config.json, a file of that network alone, or a whole model's. Raises FileError."""
+    if path.is_dir():
+        folder = folders.Folder(path.parent, {path.name: ["", ""]})
+        return folders.vae(folder, path.name) if place == "autoencoder" else folders.text(folder, path.name)
+    weights = Weights.open(path)
+    for one in (single.first_stage, single.text):
+        if found := one(weights, place):
+            return found
+    try:
+        return recognise(weights, {}).parts[place]
+    except (FileError, KeyError):
+        raise FileError(f"{path} holds no {place}: {len(weights)} tensors such as {', '.join(sorted(weights)[:3])}") from None
+
+
+def replaced(spec: ModelSpec, place: str, part: Part) -> ModelSpec:
+    """The spec with another network in a place; an autoencoder keeps the family's scale and shift. Raises FileError for latents that do not fit."""
+    config = part.config
+    if place != "autoencoder":
+        fields = {"text_encoder": "text", "text_encoder_2": "text_2", "text_encoder_3": "text_3"}
+        return spec.model_copy(update={fields[place]: config})
+    stage = spec.first_stage
+    if stage is None or config.latent_channels != stage.latent_channels:
+        wanted = f"{stage.latent_channels} latent channels" if stage else "no autoencoder"
+        raise FileError(f"{part.weights.path} has {config.latent_channels} latent channels, and {spec.name} has {wanted}: use its own")
+    return families.resized(spec, {"autoencoder": config, "vq": None} if isinstance(config, AutoencoderConfig) else {"vq": config, "autoencoder": None})
+
+
+def safety(path: Path) -> Part | None:
+    """The safety checker beside a folder's model, where it has weights."""
+    folder = path / "safety_checker"
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors*")):
+        return None
+    config = folders.read_json(folder / "config.json").get("vision_config", {})
+    sizes = {"image_size": "image", "patch_size": "patch", "hidden_size": "width", "num_hidden_layers": "layers", "num_attention_heads": "heads"}
+    vision = CLIPVisionConfig(**{ours: config[theirs] for theirs, ours in (sizes | {"intermediate_size": "mlp"}).items() if theirs in config})
+    return Part(SafetyNetwork, vision, SAFETY, Weights.open(folders.weights_file(folder)))

@@ -77,6 +77,7 @@ class Guided:
     denoiser: Callable[[Tensor, Tensor, Cond], Tensor | Estimate]
     schedule: Schedule
     prediction: Prediction  # `rescale` compares standard deviations of this output
+    channels: int | None = None  # guidance acts on so many, from the first; the rest are the condition's own, as in DiT's code (3 of 4)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Guidance) -> Tensor | Estimate:
         scale = self._scale_at(t, cond)
@@ -104,6 +105,8 @@ class Guided:
         per_row = (-1, *[1] * (x.ndim - 1))
         s = scale.to(x).view(per_row)
         guided = torch.where(s == 1, positive, torch.where(s == 0, negative, negative + s * (positive - negative)))
+        if self.channels is not None:
+            guided = torch.cat([guided[:, : self.channels], torch.where(s == 0, negative, positive)[:, self.channels :]], dim=1)
         if bool((cond.rescale > 0).any()):
             active = (cond.rescale > 0) & (scale != 0) & (scale != 1)
             guided = torch.where(active.to(x.device).view(per_row), self._rescale(x, t, positive, guided, cond.rescale), guided)

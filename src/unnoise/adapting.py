@@ -1,0 +1,62 @@
+"""A model with adapters on: LoRA files and textual inversion, on copies that share the base weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unnoise.checkpoints import adapters, embeddings
+from unnoise.checkpoints.adapters import Adapter
+from unnoise.checkpoints.embeddings import Embedding
+from unnoise.checkpoints.weights import Weights
+from unnoise.errors import ArgumentError
+from unnoise.networks.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """Networks and tokenizers with adapters on; words: vectors of new tokens, by the place of their text encoder."""
+
+    networks: nn.ModuleDict
+    tokenizers: dict[str, Tokenizer]
+    words: dict[str, Tensor]
+    told: tuple[str, ...]
+
+
+def pairs(given: Any) -> list[tuple[str | Path | Adapter, float]]:
+    """What `generate` was given as lora: a file, a pair of file and scale, or a list of either."""
+    items = given if isinstance(given, list) else [given]
+    found = [item if isinstance(item, tuple) else (item, 1.0) for item in items]
+    for item in found:
+        if len(item) != 2 or not isinstance(item[0], str | Path | Adapter) or not isinstance(item[1], int | float):
+            raise ArgumentError(f"got lora {item!r}: expected a file, or a pair of a file and a scale")
+    return found
+
+
+def put_on(networks: nn.ModuleDict, tokenizers: Mapping[str, Tokenizer], given: Any, strict: bool) -> Adapted:
+    """Raises FileError for a file of another family, or one with keys that fit nowhere."""
+    parts = {place: network for place, network in networks.items() if place != "autoencoder"}
+    read = [(one if isinstance(one, Adapter) else adapters.read(Weights.open(one), parts, strict=strict), scale) for one, scale in pairs(given)]
+    changed = adapters.apply(parts, [(adapter, scale) for adapter, scale in read])
+    told = tuple(f"{adapter.path}: {', '.join(adapter.kinds)} on {adapter.matched} modules at {scale:g}" for adapter, scale in read)
+    new = tuple(word for adapter, _ in read for word in adapter.embeddings)
+    return _with_words(nn.ModuleDict({**dict(networks.items()), **changed}), dict(tokenizers), new, told)
+
+
+def learned(networks: nn.ModuleDict, tokenizers: Mapping[str, Tokenizer], path: str | Path, word: str | None) -> Adapted:
+    """Textual inversion: the words of a file."""
+    return _with_words(networks, dict(tokenizers), embeddings.read(Weights.open(path), word), ())
+
+
+def _with_words(networks: nn.ModuleDict, tokenizers: dict[str, Tokenizer], new: tuple[Embedding, ...], told: tuple[str, ...]) -> Adapted:
+    encoders = {place: network for place, network in networks.items() if place.startswith("text_encoder")}
+    words = embeddings.words(new, encoders) if new else {}
+    for place, own in words.items():
+        tokenizers[place] = tokenizers[place].with_words(own.ids)
+    told = told + tuple(f"the word {embedding.word!r}" for embedding in new)
+    return Adapted(networks, tokenizers, {place: torch.as_tensor(own.vectors) for place, own in words.items()}, told)

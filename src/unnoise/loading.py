@@ -1,0 +1,129 @@
+"""Models by name, file, folder or hub id. `load` says what a thing is, or in one line why it does not run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unnoise.checkpoints import headers, native, opening
+from unnoise.checkpoints.parts import Found, Part
+from unnoise.checkpoints.specs import ModelSpec
+from unnoise.errors import ArgumentError, FileError, UnknownName
+from unnoise.images.safety import SafetyChecker
+from unnoise.model import BUILTIN, Model
+from unnoise.networks import tokenizers, wordpiece
+from unnoise.networks.tokenizers import Tokenizer
+from unnoise.runtime import devices
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model that comes with the package."""
+
+    name: str
+    family: str
+    summary: str
+    parameters: int
+    bytes: int
+
+
+def models() -> list[ModelInfo]:
+    """The models that come with the package."""
+    return [_info(path) for path in sorted(BUILTIN.glob("*.safetensors"))]
+
+
+def _info(path: Path) -> ModelInfo:
+    spec = native.read_spec(path)
+    parameters = sum(p.numel() for p in spec.build("meta").parameters())
+    return ModelInfo(spec.name, spec.family, spec.summary, parameters, path.stat().st_size)
+
+
+def load(
+    model: str | Path = "emoji",
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    variant: str | None = None,
+    prediction: str | None = None,
+    parts: Mapping[str, str | Path] | None = None,
+    config: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Model:
+    """A model by the name that `models` lists, a .safetensors file, a diffusers folder, or a hub id "owner/name".
+
+    dtype: "auto" (float32 on a CPU, float16 elsewhere), "float32", "bfloat16", "float16". device: "auto", "cpu", "cuda", "cuda:1", "mps".
+    variant: of a folder's files, such as "fp16". prediction: "eps", "v", ... where the file does not tell. parts: files for networks that
+    the model lacks or should have instead, by place: {"autoencoder": FILE, "text_encoder": ..., "text_encoder_2": ..., "text_encoder_3": ...};
+    None leaves one out. config: what shapes do not show, by network: {"network": {"heads": 8}}. `Model.told` says what told the family.
+    Raises UnknownName, ArgumentError or FileError.
+    """
+    where = devices.device(device)
+    path, precision = _place(model), devices.dtype(dtype, where)
+    if path.is_file() and headers.read(path).metadata.get("format") == native.FORMAT:
+        spec, tokenizer, networks = native.load(path, precision, where)
+        return Model(spec, tokenizer, networks, file=path)
+    found = _with_parts(opening.opened(path, config, variant), parts or {})
+    spec = found.spec if prediction is None else ModelSpec(**{**dict(found.spec), "prediction": prediction})
+    networks = nn.ModuleDict({place: part.load(precision, where) for place, part in found.parts.items() if place in spec.parts() or place == "network"})
+    return Model(spec, _tokenizers(found), networks, file=path, safety=_safety(path, precision, where), told=found.told)
+
+
+def _with_parts(found: Found, given: Mapping[str, str | Path | None]) -> Found:
+    """The model with networks of other files in their places."""
+    places = ("autoencoder", "text_encoder", "text_encoder_2", "text_encoder_3")
+    parts = dict(found.parts)
+    spec = found.spec
+    for place, path in given.items():
+        if place not in places:
+            raise UnknownName("part", place, places)
+        parts.pop(place, None)
+        if path is not None:
+            parts[place] = opening.part(Path(path), place)
+            spec = opening.replaced(spec, place, parts[place])
+    return Found(spec, parts, found.told, found.tokenizers)
+
+
+def _tokenizers(found: Found) -> dict[str, Tokenizer]:
+    """The folder's own, else the package's: nothing is fetched."""
+    spec, made = found.spec, {}
+    for place, part in found.parts.items():
+        if place in found.tokenizers:
+            made[place] = tokenizers.from_folder(found.tokenizers[place], getattr(part.config, "length", None))
+        elif place == "text_encoder_3":
+            made[place] = tokenizers.published_t5()
+        elif spec.conditioning == "bert" and place == "text_encoder":
+            made[place] = wordpiece.bert()  # pyright: ignore[reportArgumentType]
+        elif place.startswith("text_encoder") and spec.conditioning not in ("label_tokens", "draft"):
+            zero = place == "text_encoder_2" or spec.conditioning in ("clip_penultimate", "refiner")  # OpenCLIP pads with 0
+            made[place] = tokenizers.published_clip(part.config.length, pad=0 if zero else None)
+    return made
+
+
+def _safety(path: Path, dtype: torch.dtype, device: torch.device) -> SafetyChecker | None:
+    """The folder's safety checker, where it has one."""
+    part: Part | None = opening.safety(path)
+    return SafetyChecker(part.load(dtype, device)) if part else None  # pyright: ignore[reportArgumentType]
+
+
+def _place(model: str | Path) -> Path:
+    """Where a model is: a path as it is, a name among those that come with the package, or a hub id in its cache."""
+    expected = "a name that unnoise.models() lists, a .safetensors file, a diffusers folder or a hub id"
+    if not isinstance(model, str | Path):
+        raise ArgumentError(f"got model {model!r}: expected {expected}")
+    path = Path(model)
+    if path.suffix == ".safetensors" or path.is_dir():
+        return path
+    if path.exists():
+        raise FileError(f"{path} is no .safetensors file: run `unnoise convert {path}` if it holds weights as a pickle")
+    builtin = BUILTIN / f"{model}.safetensors"
+    if builtin.is_file():
+        return builtin
+    if isinstance(model, str) and model.count("/") == 1:
+        from unnoise.checkpoints import hub
+
+        return hub.resolve(model)
+    raise UnknownName("model", str(model), [p.stem for p in BUILTIN.glob("*.safetensors")], f"expected {expected}")
