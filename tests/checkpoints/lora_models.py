@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.checkpoints import keys
-from unnoise.checkpoints.layouts import numbered
-from unnoise.checkpoints.layouts.lora_names import diffusers_unet
+from unnoise.checkpoints.layouts import diffusers, numbered
+from unnoise.checkpoints.layouts.lora_names import Names
+from unnoise.checkpoints.parts import assign
 from unnoise.checkpoints.weights import Weights
 from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
 from unnoise.networks.unet import UNet, UNetConfig
@@ -25,22 +26,23 @@ CLIP_G = CLIPTextConfig(vocab=120, width=16, mlp=64, layers=2, heads=2, activati
 
 
 def sd15(folder: Path) -> Networks:
-    weights = Weights.open(folder / "sd15_unet.safetensors")
-    unet = UNet(SD15)
-    state = {name: weights.read(_theirs(name), torch.float32) for name in unet.state_dict()}
-    unet.load_state_dict({name: value.reshape(unet.state_dict()[name].shape) for name, value in state.items()})
-    return {"network": unet.eval(), "text_encoder": text(folder / "sd15_text_encoder.safetensors", CLIP_L)}
+    unet = _filled(UNet(SD15), diffusers.unet({}), Weights.open(folder / "sd15_unet.safetensors"))
+    return {"network": unet, "text_encoder": text(folder / "sd15_text_encoder.safetensors", CLIP_L)}
 
 
 def sdxl(folder: Path) -> Networks:
     weights = Weights.open(folder / "sdxl_unet.safetensors").prefixed("model.diffusion_model.")
     config = numbered.unet_config(weights.shapes, {"head_width": 8, "groups": 4})
-    unet, layout = UNet(config), numbered.unet(config)
-    shapes = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
-    keys.check(layout, shapes, weights, "the fixture")
-    unet.load_state_dict(dict(keys.read(layout, shapes, weights, torch.float32)))
     one, two = (text(folder / f"sdxl_text_encoder_{i}.safetensors", config) for i, config in ((1, CLIP_L), (2, CLIP_G)))
-    return {"network": unet.eval(), "text_encoder": one, "text_encoder_2": two}
+    return {"network": _filled(UNet(config), numbered.unet(config), weights), "text_encoder": one, "text_encoder_2": two}
+
+
+def _filled(network: nn.Module, layout: keys.Layout, weights: Weights) -> nn.Module:
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    keys.check(layout, shapes, weights, "the fixture")
+    for name, value in keys.read(layout, shapes, weights, torch.float32):
+        assign(network, name, value)
+    return network.eval()
 
 
 def text(path: Path, config: CLIPTextConfig) -> CLIPTextEncoder:
@@ -57,16 +59,6 @@ def empty(*configs: UNetConfig | CLIPTextConfig) -> Networks:
         return dict(zip(places, networks, strict=False))
 
 
-def theirs(name: str) -> str:
-    """diffusers' key of one of the U-Net's parameters."""
-    return _theirs(name)
-
-
-def _theirs(name: str) -> str:
-    module, _, leaf = name.rpartition(".")
-    return f"{diffusers_unet(module)}.{leaf}"
-
-
 def digest(networks: Networks) -> dict[str, bytes]:
     return {f"{place}.{name}": _bytes(value) for place, network in networks.items() for name, value in network.state_dict().items()}
 
@@ -75,8 +67,10 @@ def _bytes(value: Tensor) -> bytes:
     return value.contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else bytes(str(value.item()), "ascii")
 
 
-def ours(module: str) -> str:
-    """Our module's path of a diffusers one, for the few names that the fixtures record."""
-    for pattern, other in {r"\.to_out\.0$": ".to_out", r"\.ff\.net\.0\.proj$": ".ff.proj", r"\.ff\.net\.2$": ".ff.out"}.items():
-        module = re.sub(pattern, other, module)
-    return re.sub(r"\.(down|up)samplers\.0\.", r".\1sample.", module)
+def find(networks: Networks, module: str) -> tuple[str, str]:
+    """(place, our module's path) of a module as the fixtures name it."""
+    named = module if module.startswith("text_encoder") else f"unet.{module}"
+    target = Names(networks).find(re.sub(r"^text_encoder_?1\.", "text_encoder.", re.sub(r"^text_encoder2\.", "text_encoder_2.", named)))
+    if target is None:
+        raise KeyError(module)
+    return target.place, target.module

@@ -103,6 +103,7 @@ def read(weights: Weights, networks: Mapping[str, nn.Module], *, strict: bool = 
     if strict:
         lora_families.check(weights, networks)
     deltas: dict[str, dict[str, tuple[Delta, ...]]] = {}
+    shapes = {place: {name: p.shape for name, p in network.named_parameters()} for place, network in networks.items()}
     matched, unmatched = 0, list(others)
     for module, roles in modules.items():
         target = names.find(module)
@@ -111,10 +112,11 @@ def read(weights: Weights, networks: Mapping[str, nn.Module], *, strict: bool = 
             unmatched += roles.values()
             continue
         try:
-            fitting = _fitting(target, changes, networks[target.place])
+            fitting = _fitting(target, changes, shapes[target.place])
         except FileError as error:
             if strict:
-                raise FileError(lora_families.clash(weights, modules, networks) or f"{weights.path} does not fit: {error}") from None
+                clash = lora_families.clash(weights, modules, networks)
+                raise FileError(clash or f"{weights.path} does not fit this model, {lora_families.own(networks)}: {error}") from None
             unmatched += roles.values()
             continue
         matched += 1
@@ -139,13 +141,13 @@ def _refusal(weights: Weights, unmatched: list[str], modules: Mapping[str, Mappi
     return f"{weights.path}: {keys} belong to no module of this model, {lora_families.own(networks)}{hint}: strict=False leaves them out"
 
 
-def _fitting(target: Target, changes: Mapping[str, Delta], network: nn.Module) -> dict[str, Delta]:
+def _fitting(target: Target, changes: Mapping[str, Delta], shapes: Mapping[str, torch.Size]) -> dict[str, Delta]:
     """Changes by our parameter's name. Raises FileError, to be completed, for a parameter that is not there or has another shape."""
-    parameters, fitting = dict(network.named_parameters()), {}
+    fitting = {}
     for leaf, delta in changes.items():
         name = f"{target.module}.{leaf}"
         placed = Rows(delta, target.rows) if target.rows and not isinstance(delta, Rows) else delta
-        shape = tuple(parameters[name].shape) if name in parameters else None
+        shape = tuple(shapes[name]) if name in shapes else None
         if shape is None or not fits(placed, shape):
             wanted = f"the model's has shape {shape}" if shape else "the model has no such parameter"
             raise FileError(f"its change of {name} is a matrix of {delta.size}, {wanted}")

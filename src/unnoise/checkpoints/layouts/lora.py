@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from unnoise.checkpoints.keys import Shape
 from unnoise.checkpoints.layouts.lora_families import clash
-from unnoise.checkpoints.layouts.lora_names import diffusers_unet
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError
 from unnoise.networks.text import CLIPTextEncoder
@@ -100,9 +99,7 @@ def _numbered(weights: Weights, place: str, networks: Mapping[str, nn.Module]) -
         order = list(_order(network, targets, late))
         shapes = [tuple(network.get_parameter(f"{name}.weight").shape) for name in order]
         if numbers == list(range(len(order))) and all(_fits(weights.shapes, place, i, shape) for i, shape in enumerate(shapes)):
-            return {
-                f"{place}.{diffusers_unet(name)}": {role: f"{place}:{i}:{role}" for role in ("up", "down")} for i, name in enumerate(order)
-            }
+            return {f"{place}.{name}": {role: f"{place}:{i}:{role}" for role in ("up", "down")} for i, name in enumerate(order)}
     raise FileError(
         clash(weights, {}, networks)
         or f"{weights.path} numbers {len(numbers)} layers of a {place}, this model's differ in count or shape: it is for another model"

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from unnoise.checkpoints.layouts import numbered
+from unnoise.checkpoints.keys import Layout
+from unnoise.checkpoints.layouts import diffusers, numbered
 from unnoise.networks.mmdit import MMDiT
 from unnoise.networks.text import CLIPTextEncoder
 from unnoise.networks.unet import UNet
@@ -46,12 +47,15 @@ PREFIXES = {
 }
 
 
+Ranges = tuple[tuple[int, int], ...]
+
+
 class Target(NamedTuple):
     """A module of ours, or some of its rows."""
 
     place: str  # "network", "text_encoder", ...
     module: str
-    rows: tuple[tuple[int, int], ...] = ()  # (first, last + 1) of ours in the file's order; none: all, as they stand
+    rows: Ranges = ()  # (first, last + 1) of ours in the file's order; none: all, as they stand
 
 
 class Names:
@@ -79,11 +83,11 @@ def kohya(networks: Mapping[str, nn.Module]) -> dict[Target, str]:
 
     Rows of a joint matrix have OneTrainer's name, since kohya has none for them.
     """
-    result = {}
+    result: dict[Target, str] = {}
     for place, network in networks.items():
         for target, name in _written(place, network):
             prefix = "lora_transformer" if target.rows else _KOHYA_PREFIXES.get(place, "lora_unet")
-            result[target] = f"{prefix}_{_flat(name)}"
+            result.setdefault(target, f"{prefix}_{_flat(name)}")
     if "text_encoder_2" not in networks:
         return {target: re.sub(r"^lora_te1_", "lora_te_", name) for target, name in result.items()}
     return result
@@ -97,125 +101,58 @@ def _flat(name: str) -> str:
 
 
 def _spelled(place: str, network: nn.Module) -> Iterator[tuple[str, Target]]:
+    layouts = _layouts(network)
     for module in _modules(network):
-        for name in _spellings(network, module):
+        for name in _own(network, module):
             yield _flat(name), Target(place, module)
-    if isinstance(network, MMDiT):
-        for name, (module, rows) in sd3(network).items():
-            yield _flat(name), Target(place, module, rows)
+        for layout in layouts:
+            yield from ((_flat(name), Target(place, module, rows)) for name, rows in _published(network, layout, module))
 
 
 def _written(place: str, network: nn.Module) -> Iterator[tuple[Target, str]]:
-    numbers = isinstance(network, UNet) and network.config.pooled_width
+    """The name that kohya's form prefers stands first."""
+    layouts = _layouts(network)
+    if isinstance(network, UNet):
+        layouts = layouts[::-1] if network.config.pooled_width else layouts  # SDXL: the numbers
     for module in _modules(network):
-        spellings = _spellings(network, module)
-        yield Target(place, module), spellings[-1 if numbers else 0]
-    if isinstance(network, MMDiT):
-        for name, (module, rows) in sd3(network).items():
-            if rows:
-                yield Target(place, module, rows), name
+        if not isinstance(network, UNet):
+            yield Target(place, module), module
+        for layout in layouts:
+            yield from ((Target(place, module, rows), name) for name, rows in _published(network, layout, module))
 
 
 def _modules(network: nn.Module) -> list[str]:
-    """Those with parameters of their own."""
-    return [name for name, module in network.named_modules() if name and next(module.parameters(recurse=False), None) is not None]
+    """Those with a weight of their own."""
+    return [name for name, module in network.named_modules() if name and isinstance(getattr(module, "weight", None), nn.Parameter)]
 
 
-def _spellings(network: nn.Module, module: str) -> list[str]:
-    """The published name first; of a U-Net the single file's last."""
+def _layouts(network: nn.Module) -> list[Layout]:
+    """diffusers' first."""
     if isinstance(network, UNet):
-        return [diffusers_unet(module), module, *_numbered(network, module)]
-    if isinstance(network, CLIPTextEncoder):
-        return list(_text(module))
-    return [module]
+        # without text the numbered attention is one joint matrix, in an order that the file decides
+        return [diffusers.unet({}), *([numbered.unet(network.config)] if network.config.context_width else [])]
+    return [diffusers.mmdit(network.config)] if isinstance(network, MMDiT) else []
 
 
-# Ours are diffusers' names without its lists of one.
-LISTS_OF_ONE = {
-    r"\.to_out$": ".to_out.0",
-    r"\.downsample\.": ".downsamplers.0.",
-    r"\.upsample\.": ".upsamplers.0.",
-    r"\.ff\.proj$": ".ff.net.0.proj",
-    r"\.ff\.out$": ".ff.net.2",
-}
-
-
-def diffusers_unet(module: str) -> str:
-    for ours, theirs in LISTS_OF_ONE.items():
-        module = re.sub(ours, theirs, module)
-    return module
-
-
-def _numbered(network: UNet, module: str) -> list[str]:
-    if not network.config.context_width:
-        return []  # attention among pixels alone is one joint matrix there, in an order that the file decides
-    return [numbered.unet(network.config).source(f"{module}.weight").key.removesuffix(".weight")]
-
-
-def _text(module: str) -> Iterator[str]:
-    """As in `text_encoder` folders; without the outermost module, as transformers 5 has it; with the attention names of diffusers 0.15."""
-    yield module
-    yield module.removeprefix("text_model.")
-    if ".self_attn." in module:
-        yield re.sub(r"(\w+)_proj$", r"to_\1", module)
-
-
-# Stable Diffusion 3: diffusers' names of what the authors call otherwise. q, k and v are thirds of one matrix; #swap: its halves exchanged.
-SD3_ENDS = {
-    "pos_embed.proj": "x_embedder.proj",
-    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
-    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
-    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
-    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
-    "norm_out.linear": "final_layer.adaLN_modulation.1#swap",
-    "proj_out": "final_layer.linear",
-}
-SD3_BLOCK = {
-    "norm1.linear": "x_block.adaLN_modulation.1",
-    "norm1_context.linear": "context_block.adaLN_modulation.1",
-    "attn.to_q": "x_block.attn.qkv#q",
-    "attn.to_k": "x_block.attn.qkv#k",
-    "attn.to_v": "x_block.attn.qkv#v",
-    "attn.to_out.0": "x_block.attn.proj",
-    "attn.add_q_proj": "context_block.attn.qkv#q",
-    "attn.add_k_proj": "context_block.attn.qkv#k",
-    "attn.add_v_proj": "context_block.attn.qkv#v",
-    "attn.to_add_out": "context_block.attn.proj",
-    "attn.norm_q": "x_block.attn.ln_q",
-    "attn.norm_k": "x_block.attn.ln_k",
-    "attn.norm_added_q": "context_block.attn.ln_q",
-    "attn.norm_added_k": "context_block.attn.ln_k",
-    "attn2.to_q": "x_block.attn2.qkv#q",
-    "attn2.to_k": "x_block.attn2.qkv#k",
-    "attn2.to_v": "x_block.attn2.qkv#v",
-    "attn2.to_out.0": "x_block.attn2.proj",
-    "attn2.norm_q": "x_block.attn2.ln_q",
-    "attn2.norm_k": "x_block.attn2.ln_k",
-    "ff.net.0.proj": "x_block.mlp.fc1",
-    "ff.net.2": "x_block.mlp.fc2",
-    "ff_context.net.0.proj": "context_block.mlp.fc1",
-    "ff_context.net.2": "context_block.mlp.fc2",
-}
-
-
-def sd3(network: MMDiT) -> dict[str, tuple[str, tuple[tuple[int, int], ...]]]:
-    """diffusers' name: our module and its rows."""
-    last = network.config.depth - 1
-    table = dict(SD3_ENDS)
-    for i in range(last + 1):
-        table |= {f"transformer_blocks.{i}.{theirs}": f"joint_blocks.{i}.{ours}" for theirs, ours in SD3_BLOCK.items()}
-    # where two modulations stand alone diffusers has scale before shift: the last block's text, as the output
-    table[f"transformer_blocks.{last}.norm1_context.linear"] += "#swap"
-    present = set(_modules(network))
-    parted = {name: ours.partition("#") for name, ours in table.items()}
-    return {name: (module, _rows(network, module, piece)) for name, (module, _, piece) in parted.items() if module in present}
-
-
-def _rows(network: nn.Module, module: str, piece: str) -> tuple[tuple[int, int], ...]:
-    if not piece:
-        return ()
+def _published(network: nn.Module, layout: Layout, module: str) -> Iterator[tuple[str, Ranges]]:
+    """What a layout calls a module: names, and our rows that each stands for."""
+    source = layout.source(f"{module}.weight")
+    names = [key.removesuffix(".weight") for key in source.keys]
     n = network.get_parameter(f"{module}.weight").shape[0]
-    if piece == "swap":
-        return (n // 2, n), (0, n // 2)
-    third = "qkv".index(piece)
-    return ((third * n // 3, (third + 1) * n // 3),)
+    if source.piece == "swap":
+        yield names[0], ((n // 2, n), (0, n // 2))
+    elif len(names) == 1:
+        yield names[0], ()
+    else:  # a joint matrix here, of which each part is a matrix there
+        m = n // len(names)
+        yield from ((name, ((i * m, (i + 1) * m),)) for i, name in enumerate(names))
+
+
+def _own(network: nn.Module, module: str) -> Iterator[str]:
+    """Our name, which is a published one too. Text encoders: without the outermost module, as transformers 5 has it; and with the names of
+    attention that diffusers 0.15 gave them."""
+    yield module
+    if isinstance(network, CLIPTextEncoder):
+        yield module.removeprefix("text_model.")
+        if ".self_attn." in module:
+            yield re.sub(r"(\w+)_proj$", r"to_\1", module)
