@@ -8,12 +8,22 @@ import typer
 
 from unnoise.cli.bench import bench
 from unnoise.cli.compare import compare
+from unnoise.cli.convert import convert
 from unnoise.cli.data import data
 from unnoise.cli.generate import generate
 from unnoise.cli.listings import models, samplers
 from unnoise.cli.train import train
 
-VERBS = {"generate": generate, "train": train, "bench": bench, "compare": compare, "data": data, "samplers": samplers, "models": models}
+VERBS = {
+    "generate": generate,
+    "train": train,
+    "bench": bench,
+    "compare": compare,
+    "convert": convert,
+    "data": data,
+    "samplers": samplers,
+    "models": models,
+}
 
 app = typer.Typer(
     help="Pictures from text with diffusion models: make them, and see what made them.",
