@@ -368,6 +368,12 @@ def test_no_adapter_at_all() -> None:
         adapters.read(Weights.open({"model.weight": torch.ones(2, 2)}), networks)
 
 
+def test_other_kinds_of_adapters_are_named() -> None:
+    for end, kind in {"oft_blocks": "OFT", "b2.weight": "GLoRA", "on_input": "IA3"}.items():
+        with pytest.raises(FileError, match=f"holds {kind}: expected LoRA"):
+            adapters.read(Weights.open({f"lora_unet_mid_block_attentions_0_proj_in.{end}": torch.ones(2)}), lora_models.empty(SD15))
+
+
 def test_a_network_that_is_not_there() -> None:
     with pytest.raises(FileError, match=r"2 of its 6 keys \(lora_te_"):
         adapters.read(Weights.open(written("kohya")), lora_models.empty(SD15))

@@ -133,6 +133,8 @@ def _refusal(weights: Weights, unmatched: list[str], modules: Mapping[str, Mappi
         return f"{weights.path} has no tensors of an adapter"
     if other := lora_families.clash(weights, modules, networks):
         return other
+    if kind := lora.other_kind(unmatched):
+        return f"{weights.path} holds {kind}: expected LoRA, LoCon, LoHa, LoKr, DoRA or whole differences, in any form"
     names = Names(networks)
     lost = next((module for module, roles in modules.items() if unmatched[0] in roles.values()), unmatched[0])
     near = nearest(lost.replace(".", "_"), names.known(), n=1)

@@ -276,7 +276,7 @@ def touched(network: nn.Module, names: Iterable[str]) -> int:
 
 @torch.no_grad()
 def _changed(weight: Tensor, name: str, adapters: Sequence[tuple[Deltas, float]]) -> Tensor:
-    result = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    result = weight.to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
     for deltas, scale in adapters:
         for delta in deltas.get(name, ()):
             result = adapted(result, delta, scale)

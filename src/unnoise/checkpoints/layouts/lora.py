@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ ENDS = {
     **{rf"\.{name}": name for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")},
     **{rf"\.{name}": name for name in ("diff", "diff_b", "w_norm", "b_norm")},
 }
+OTHER_KINDS = {"oft_blocks": "OFT", "oft_diag": "OFT", "on_input": "IA3", "b2.weight": "GLoRA", "lora_embedding_A": "a LoRA of embeddings"}
 _ENDS = [(re.compile(rf"^(.+?){end}$"), role) for end, role in ENDS.items()]
 _NUMBERED = re.compile(r"^(unet|text_encoder):(\d+):(up|down)$")
 
@@ -59,6 +60,11 @@ def grouped(weights: Weights, networks: Mapping[str, nn.Module]) -> tuple[dict[s
     for place in ("unet", "text_encoder"):
         modules |= _numbered(weights, place, networks)
     return modules, others
+
+
+def other_kind(keys: Iterable[str]) -> str:
+    """The kind of adapter that keys are of which no role fits, for messages; empty: none that is known."""
+    return next((kind for key in keys for end, kind in OTHER_KINDS.items() if key.endswith(f".{end}")), "")
 
 
 def _parted(key: str) -> tuple[str, str]:
