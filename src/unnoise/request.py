@@ -50,6 +50,7 @@ ARGUMENTS = (  # of `generate`; a test compares them with its signature
     "denoising_end",
     "max_sequence_length",
     "prompt_weights",
+    "refiner",
     "lora",
     "safety",
 )
