@@ -59,6 +59,82 @@ _LDM = {"prediction": "eps", "schedule": OLDER, "defaults": Defaults(sampler="dd
 _INPAINT = {"extra_channels": ("mask", "masked_image")}
 _CLASSES = PUBLISHED["ldm-4-imagenet"]
 
+# Models of pixels
+COSINE = ScheduleSpec(kind="vp", betas="cosine", steps=4000, told_steps=1000)  # improved DDPM
+SHORT_COSINE = ScheduleSpec(kind="vp", betas="cosine")  # ADM 64
+SLOW = ScheduleSpec(kind="vp", betas="linear", beta_start=2.5e-5, beta_end=0.005, steps=4000)  # its upsampler
+FAR = ScheduleSpec(kind="edm", time_scale=250.0)  # consistency models and their teachers
+VP_SDE = ScheduleSpec(kind="vp_sde")
+VE_SDE = ScheduleSpec(kind="edm", sigma_min=0.02, sigma_max=100.0, time_scale=1.0, unit=0.5)  # 0.01 to 50 for pictures in 0..1
+
+_ANCESTRAL = Defaults(sampler="ddpm", spacing="linspace", num_inference_steps=250, guidance_scale=1.0)
+_HEUN = Defaults(sampler="heun", spacing="karras", num_inference_steps=18, guidance_scale=1.0)
+_ONE = Defaults(sampler="consistency", spacing="karras", num_inference_steps=1, guidance_scale=1.0)
+_CORRECTED = Defaults(sampler="pc", num_inference_steps=1000, guidance_scale=1.0)
+
+_DDPM: dict[str, Any] = {"prediction": "eps", "schedule": DDPM, "conditioning": "none", "defaults": PIXELS}
+_IDDPM: dict[str, Any] = {**_DDPM, "schedule": COSINE, "defaults": _ANCESTRAL}
+_ADM: dict[str, Any] = {**_DDPM, "defaults": _ANCESTRAL}
+_LABELS: dict[str, Any] = {"conditioning": "labels"}
+_UPSAMPLER: dict[str, Any] = {**_LABELS, "extra_channels": ("low_res",)}
+_EDM: dict[str, Any] = {"prediction": "edm", "schedule": ScheduleSpec(kind="edm"), "conditioning": "none", "defaults": _HEUN}
+_TEN: dict[str, Any] = {**_LABELS, "null_label": 10}
+_THOUSAND: dict[str, Any] = {**_LABELS, "null_label": 1000}
+_VP: dict[str, Any] = {"prediction": "eps", "schedule": VP_SDE}
+_VE: dict[str, Any] = {"prediction": "score", "schedule": VE_SDE}
+_CONSISTENCY: dict[str, Any] = {"prediction": "consistency", "schedule": FAR, "conditioning": "none", "defaults": _ONE}
+_GUIDED = Defaults(sampler="ddpm", spacing="linspace", num_inference_steps=250, guidance_scale=4.0)
+_DIT: dict[str, Any] = {**_DDPM, **_THOUSAND, "guided_channels": 3, "defaults": _GUIDED}
+
+_IDDPM_UNET: UNetConfig = PUBLISHED["iddpm-64"].network  # pyright: ignore[reportAssignmentType]
+_LSUN = {"widths": (128, 128, 256, 256, 512, 512), "depths": (0, 0, 0, 0, 1, 0), "blocks": 2, "heads": 1, "scale_shift": False}
+_UP = {"in_channels": 6, "widths": (192, 192, 384, 384, 768, 768), "depths": (0, 0, 0, 0, 1, 1), "blocks": 2, "num_classes": 1000}
+_SCORE_DDPM = NCSNppConfig(
+    widths=(128, 256, 256, 256), blocks=2, attend=(False, True, False, False), resample="conv", rescale=False, group_width=1
+)
+
+# Name: (published model, what its file does not say). The first of a kind is what stands for files of other sizes.
+_PIXELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddpm-cifar": ("ddpm-cifar", _DDPM),
+    "ddpm-celeba": ("ddpm-celeba", _DDPM),
+    "ddpm-lsun": ("ddpm-lsun", _DDPM),
+    "iddpm-64": ("iddpm-64", _IDDPM),
+    "iddpm-cifar": ("iddpm-cifar", _IDDPM),
+    "iddpm-64-class": (
+        "iddpm-64",
+        {**_IDDPM, **_LABELS, "unet": replace(_IDDPM_UNET, widths=(192, 384, 576, 768), num_classes=1000)}
+        | {"schedule": ScheduleSpec(kind="vp", betas="cosine", steps=4000)},
+    ),
+    "iddpm-lsun": ("iddpm-64", {**_IDDPM, "schedule": DDPM, "size": 256, "unet": replace(_IDDPM_UNET, **_LSUN)}),
+    "iddpm-upsampler": ("iddpm-64", {**_IDDPM, **_UPSAMPLER, "schedule": SLOW, "size": 256, "unet": replace(_IDDPM_UNET, **_UP)}),
+    "adm-256": ("adm-256", {**_ADM, **_LABELS}),
+    "adm-256-uncond": ("adm-256-uncond", _ADM),
+    "adm-64": ("adm-64", {**_ADM, **_LABELS, "schedule": SHORT_COSINE}),
+    "adm-128": ("adm-128", {**_ADM, **_LABELS}),
+    "adm-512": ("adm-512", {**_ADM, **_LABELS}),
+    "adm-u-512": ("adm-u-512", {**_ADM, **_UPSAMPLER}),
+    "adm-u-256": ("adm-u-256", {**_ADM, **_UPSAMPLER}),
+    "consistency-imagenet64": ("consistency-imagenet64", {**_CONSISTENCY, **_LABELS}),
+    "consistency-lsun": ("consistency-lsun", _CONSISTENCY),
+    "edm-cifar": ("edm-cifar", _EDM),
+    "edm-cifar-cond": ("edm-cifar-cond", {**_EDM, **_TEN}),
+    "edm-cifar-ve": ("edm-cifar-ve", _EDM),
+    "edm-cifar-ve-cond": ("edm-cifar-ve-cond", {**_EDM, **_TEN}),
+    "edm-faces": ("edm-faces", _EDM),
+    "edm-faces-ve": ("edm-faces-ve", _EDM),
+    "edm-imagenet64": ("edm-imagenet64", {**_EDM, **_THOUSAND}),
+    "edm-baseline-vp": ("edm-cifar", {**_EDM, **_VP}),  # the networks of score_sde, and of improved DDPM, in EDM's own files
+    "edm-baseline-ve": ("edm-cifar-ve", {**_EDM, **_VE}),
+    "edm-baseline-iddpm": (
+        "edm-imagenet64",
+        {**_EDM, **_THOUSAND, "prediction": "eps", "schedule": SHORT_COSINE},
+    ),
+    "score-sde-ddpmpp-cifar": ("score-sde-ddpmpp-cifar", {**_EDM, **_VP, "defaults": _CORRECTED}),
+    "score-sde-ncsnpp-cifar": ("score-sde-ncsnpp-cifar", {**_EDM, **_VE, "defaults": _CORRECTED}),
+    "score-sde-ddpm-cifar": ("score-sde-ddpmpp-cifar", {**_DDPM, "ncsnpp": _SCORE_DDPM}),
+    **{name: (name, _DIT) for name in PUBLISHED if name.startswith("dit-")},
+}
+
 FAMILIES: dict[str, ModelSpec] = {
     row.name: row
     for row in (
@@ -98,6 +174,7 @@ FAMILIES: dict[str, ModelSpec] = {
             )
             for name, steps, scale in (("sd3-medium", 28, 5.0), ("sd3.5-medium", 40, 4.5), ("sd3.5-large", 40, 4.5))
         ),
+        *(_row(name, like, **{"family": PUBLISHED[like].family, **rest}) for name, (like, rest) in _PIXELS.items()),
     )
 }
 

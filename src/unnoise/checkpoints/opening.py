@@ -61,7 +61,9 @@ def replaced(spec: ModelSpec, place: str, part: Part) -> ModelSpec:
     if stage is None or config.latent_channels != stage.latent_channels:
         wanted = f"{stage.latent_channels} latent channels" if stage else "no autoencoder"
         raise FileError(f"{part.weights.path} has {config.latent_channels} latent channels, and {spec.name} has {wanted}: use its own")
-    return families.resized(spec, {"autoencoder": config, "vq": None} if isinstance(config, AutoencoderConfig) else {"vq": config, "autoencoder": None})
+    return families.resized(
+        spec, {"autoencoder": config, "vq": None} if isinstance(config, AutoencoderConfig) else {"vq": config, "autoencoder": None}
+    )
 
 
 def safety(path: Path) -> Part | None:
@@ -70,6 +72,14 @@ def safety(path: Path) -> Part | None:
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors*")):
         return None
     config = folders.read_json(folder / "config.json").get("vision_config", {})
-    sizes = {"image_size": "image", "patch_size": "patch", "hidden_size": "width", "num_hidden_layers": "layers", "num_attention_heads": "heads"}
-    vision = CLIPVisionConfig(**{ours: config[theirs] for theirs, ours in (sizes | {"intermediate_size": "mlp"}).items() if theirs in config})
+    sizes = {
+        "image_size": "image",
+        "patch_size": "patch",
+        "hidden_size": "width",
+        "num_hidden_layers": "layers",
+        "num_attention_heads": "heads",
+    }
+    vision = CLIPVisionConfig(
+        **{ours: config[theirs] for theirs, ours in (sizes | {"intermediate_size": "mlp"}).items() if theirs in config}
+    )
     return Part(SafetyNetwork, vision, SAFETY, Weights.open(folders.weights_file(folder)))
