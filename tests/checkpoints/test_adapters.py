@@ -22,7 +22,7 @@ from unnoise.checkpoints.layouts import lora_names
 from unnoise.checkpoints.weights import Weights
 from unnoise.conditioning import Cond
 from unnoise.errors import FileError
-from unnoise.networks.lora import Decomposed, LowRank, Rows
+from unnoise.networks.lora import Decomposed, LowRank, Rows, adapted
 from unnoise.networks.mmdit import MMDiT, MMDiTConfig
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.unet import UNetConfig
@@ -358,6 +358,18 @@ def test_half_a_pair_is_refused(lost: str) -> None:
     tensors = {key: value for key, value in written("kohya").items() if not (key.endswith(lost) and "mid_block" in key)}
     with pytest.raises(FileError, match=r"1 of its 5 keys"):
         adapters.read(Weights.open(tensors), lora_models.empty(SD15, TEXT))
+
+
+def test_two_kinds_on_one_module_add_up() -> None:
+    key = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = written("kohya", [key]) | {f"{key}.diff": torch.randn(16, 16), f"{key}.hada_w1_a": torch.ones(16, 2)}
+    with pytest.raises(FileError, match=r"1 of its 4 keys \(.*hada_w1_a\)"):
+        adapters.read(Weights.open(tensors), lora_models.empty(SD15))
+    del tensors[f"{key}.hada_w1_a"]
+    (several,) = adapters.read(Weights.open(tensors), lora_models.empty(SD15)).deltas["network"].values()
+    weight, (up, down) = torch.randn(16, 16), pairs()[key]
+    found = adapted(adapted(weight, several[0], 0.5), several[1], 0.5)
+    torch.testing.assert_close(found, weight + 0.5 * (up @ down + tensors[f"{key}.diff"]))
 
 
 def test_no_adapter_at_all() -> None:

@@ -92,6 +92,13 @@ def test_a_word_is_its_vectors_in_the_token_table() -> None:
     assert torch.equal(mine.last, theirs.last) and torch.equal(mine.pooled, theirs.pooled)
 
 
+def test_later_words_stand_behind_earlier_ones() -> None:
+    small, a, b = encoder(), torch.randn(2, 24), torch.randn(1, 24)
+    first = embeddings.words([Embedding("<a>", {"": a})], {"text_encoder": small})["text_encoder"]
+    second = embeddings.words([Embedding("<b>", {"": b})], {"text_encoder": small}, {"text_encoder": first.vectors})["text_encoder"]
+    assert second.ids == {"<b>": [122]} and torch.equal(second.vectors, torch.cat([a, b]))
+
+
 def test_vectors_take_the_encoder_s_precision() -> None:
     half = encoder().to(torch.bfloat16)
     made = embeddings.words([Embedding("<a>", {"": torch.randn(1, 24)})], {"text_encoder": half})

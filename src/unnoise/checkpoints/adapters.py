@@ -107,21 +107,22 @@ def read(weights: Weights, networks: Mapping[str, nn.Module], *, strict: bool = 
     matched, unmatched = 0, list(others)
     for module, roles in modules.items():
         target = names.find(module)
-        changes = _changes(weights, roles, alphas.find(module)) if target else {}
-        if not target or not changes:
+        if not target:
             unmatched += roles.values()
             continue
+        changes, lost = _changes(weights, roles, alphas.find(module))
+        unmatched += lost
         try:
             fitting = _fitting(target, changes, shapes[target.place])
         except FileError as error:
             if strict:
                 clash = lora_families.clash(weights, modules, networks)
                 raise FileError(clash or f"{weights.path} does not fit this model, {lora_families.own(networks)}: {error}") from None
-            unmatched += roles.values()
+            unmatched += [key for key in roles.values() if key not in lost]
             continue
-        matched += 1
+        matched += bool(fitting)
         own = deltas.setdefault(target.place, {})
-        for name, delta in fitting.items():
+        for name, delta in fitting:
             own[name] = (*own.get(name, ()), delta)
     if strict and (unmatched or not matched):
         raise FileError(_refusal(weights, unmatched, modules, networks))
@@ -143,49 +144,61 @@ def _refusal(weights: Weights, unmatched: list[str], modules: Mapping[str, Mappi
     return f"{weights.path}: {keys} belong to no module of this model, {lora_families.own(networks)}{hint}: strict=False leaves them out"
 
 
-def _fitting(target: Target, changes: Mapping[str, Delta], shapes: Mapping[str, torch.Size]) -> dict[str, Delta]:
-    """Changes by our parameter's name. Raises FileError, to be completed, for a parameter that is not there or has another shape."""
-    fitting = {}
-    for leaf, delta in changes.items():
+def _fitting(target: Target, changes: list[tuple[str, Delta]], shapes: Mapping[str, torch.Size]) -> list[tuple[str, Delta]]:
+    """Changes with our parameter's name. Raises FileError, to be completed, for a parameter that is not there or has another shape."""
+    fitting = []
+    for leaf, delta in changes:
         name = f"{target.module}.{leaf}"
         placed = Rows(delta, target.rows) if target.rows and not isinstance(delta, Rows) else delta
         shape = tuple(shapes[name]) if name in shapes else None
         if shape is None or not fits(placed, shape):
             wanted = f"the model's has shape {shape}" if shape else "the model has no such parameter"
             raise FileError(f"its change of {name} is a matrix of {delta.size}, {wanted}")
-        fitting[name] = placed
+        fitting.append((name, placed))
     return fitting
 
 
-def _changes(weights: Weights, roles: Mapping[str, str], alpha: float | None) -> dict[str, Delta]:
-    """By leaf, "weight" or "bias"; nothing where tensors are missing. alpha: that of the metadata, times what PEFT's options make of it."""
+def _changes(weights: Weights, roles: Mapping[str, str], alpha: float | None) -> tuple[list[tuple[str, Delta]], list[str]]:
+    """Changes with their leaf, "weight" or "bias", and the keys that are part of none, such as half a pair.
+
+    alpha: that of the metadata, times what PEFT's options make of it.
+    """
     found = {role: _whole(weights, key) for role, key in roles.items()}
     if "alpha" not in found and alpha is not None:
         found["alpha"] = torch.tensor(alpha)
-    changes: dict[str, Delta] = {}
-    if inner := _weight(found):
-        changes["weight"] = _decomposed(inner, found)
-    for role in ("diff_b", "b_norm"):
-        if role in found:
-            changes["bias"] = Difference(found[role])
-    if "up_bias" in found and isinstance(inner, LowRank):
-        changes["bias"] = Difference(found["up_bias"].float() * ratio(inner.alpha, inner.rank))
-    return changes
+    inner = list(_factored(found))
+    changes: list[tuple[str, Delta]] = [("weight", _decomposed(one, found) if len(inner) == 1 else one) for one in inner]
+    changes += [("bias", Difference(found[role])) for role in ("diff_b", "b_norm") if role in found]
+    if "up_bias" in found:
+        changes += [
+            ("bias", Difference(found["up_bias"].float() * ratio(low.alpha, low.rank))) for low in inner if isinstance(low, LowRank)
+        ]
+    used = {"alpha", "diff", "diff_b", "w_norm", "b_norm"}.union(*(FACTORS[type(one)] for one in inner))
+    used |= {"dora_scale", "magnitude"} if len(inner) == 1 else set()
+    return changes, [key for role, key in roles.items() if role not in used or not changes]
 
 
-def _weight(found: Mapping[str, Tensor]) -> Additive | None:
+FACTORS = {
+    LowRank: {"up", "down", "mid", "up_bias"},
+    Hadamard: {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"},
+    Kronecker: {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"},
+    Difference: {"diff", "w_norm"},
+}
+
+
+def _factored(found: Mapping[str, Tensor]) -> Iterator[Additive]:
+    """The changes of a weight whose factors are all there; a module may have several kinds."""
     get = found.get
     alpha = get("alpha")
     if "up" in found and "down" in found:
-        return LowRank(found["up"], found["down"], get("mid"), alpha)
+        yield LowRank(found["up"], found["down"], get("mid"), alpha)
     if all(f"hada_w{i}_{side}" in found for i in (1, 2) for side in "ab"):
         a1, b1, a2, b2 = (found[name] for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"))
-        return Hadamard(a1, b1, a2, b2, get("hada_t1"), get("hada_t2"), alpha)
+        yield Hadamard(a1, b1, a2, b2, get("hada_t1"), get("hada_t2"), alpha)
     if all(f"lokr_w{i}" in found or {f"lokr_w{i}_a", f"lokr_w{i}_b"} <= found.keys() for i in (1, 2)):
         parts = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
-        return Kronecker(**{part: get(f"lokr_{part}") for part in parts}, alpha=alpha)
-    whole = get("diff", get("w_norm"))
-    return Difference(whole) if whole is not None else None
+        yield Kronecker(**{part: get(f"lokr_{part}") for part in parts}, alpha=alpha)
+    yield from (Difference(found[role]) for role in ("diff", "w_norm") if role in found)
 
 
 def _decomposed(inner: Additive, found: Mapping[str, Tensor]) -> Additive | Decomposed:

@@ -93,9 +93,12 @@ def _vectors(weights: Weights, keys: Mapping[str, str]) -> dict[str, Tensor]:
     return vectors
 
 
-def words(embeddings: Sequence[Embedding], encoders: Mapping[str, nn.Module]) -> dict[str, Words]:
+def words(
+    embeddings: Sequence[Embedding], encoders: Mapping[str, nn.Module], before: Mapping[str, Tensor] | None = None
+) -> dict[str, Words]:
     """For each text encoder at hand, by place: ids for its tokenizer and vectors for its forward.
 
+    before: vectors of earlier words, which come first and keep their ids.
     T5, of which few files know, reads the word as it is written. Raises FileError for vectors of a width that the model does not have,
     which names the family that has it, and for a word that stands there twice.
     """
@@ -106,15 +109,16 @@ def words(embeddings: Sequence[Embedding], encoders: Mapping[str, nn.Module]) ->
     for embedding in embeddings:
         for place, vectors in _placed(embedding, encoders).items():
             rows.setdefault(place, []).append((embedding.word, vectors))
-    return {place: _numbered(own, _table(encoders[place])) for place, own in rows.items()}
+    return {place: _numbered(own, _table(encoders[place]), (before or {}).get(place)) for place, own in rows.items()}
 
 
-def _numbered(rows: Sequence[tuple[str, Tensor]], table: Tensor) -> Words:
-    ids, first = {}, len(table)
+def _numbered(rows: Sequence[tuple[str, Tensor]], table: Tensor, before: Tensor | None) -> Words:
+    earlier = table[:0] if before is None else before
+    ids, first = {}, len(table) + len(earlier)
     for word, vectors in rows:
         ids[word] = list(range(first, first + len(vectors)))
         first += len(vectors)
-    return Words(ids, torch.cat([vectors.to(table.dtype) for _, vectors in rows]).to(table.device))
+    return Words(ids, torch.cat([earlier.to(table), *(vectors.to(table) for _, vectors in rows)]).detach())
 
 
 def _placed(embedding: Embedding, encoders: Mapping[str, nn.Module]) -> dict[str, Tensor]:
