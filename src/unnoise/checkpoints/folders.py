@@ -9,7 +9,7 @@ from typing import Any
 
 from unnoise.checkpoints import schedulers
 from unnoise.checkpoints.families import FAMILIES, resized
-from unnoise.checkpoints.layouts import bert, diffusers, sd3, texts
+from unnoise.checkpoints.layouts import bert, diffusers, diffusers_pixels, dit, sd3, texts
 from unnoise.checkpoints.parts import Found, Hints, Part
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError, UnknownName
@@ -170,10 +170,40 @@ def _latent_text(folder: Folder, hints: Hints) -> Found:
     return _finished(folder, "ldm-text", parts, {"unet": config, "bert": sizes, "autoencoder": stage.config})
 
 
+def _pixels(folder: Folder, hints: Hints) -> Found:
+    """DDPM and its like; their scheduler says the rest."""
+    config = folder.config("unet")
+    part = diffusers_pixels.unet2d_part(folder.weights("unet"), config)
+    labels = "labels" if part.config.num_classes else "none"
+    return _finished(folder, "ddpm-cifar", {"network": part}, {"unet": part.config, "conditioning": labels, "size": config["sample_size"]})
+
+
+def _consistency(folder: Folder, hints: Hints) -> Found:
+    """Process and prediction are the family's: the scheduler's config repeats them in its own terms."""
+    config = folder.config("unet")
+    part = diffusers_pixels.unet2d_part(folder.weights("unet"), config)
+    row = FAMILIES["consistency-imagenet64" if part.config.num_classes else "consistency-lsun"]
+    spec = row.model_copy(update={"unet": part.config, "size": config["sample_size"]})
+    return Found(spec, {"network": part}, (f"{folder.index['_class_name']} folder",))
+
+
+def _dit(folder: Folder, hints: Hints) -> Found:
+    config = folder.config("transformer")
+    part, stage = diffusers_pixels.dit_part(folder.weights("transformer"), config), vae(folder)
+    spec = dit.named(part.config, config["sample_size"] * stage.config.factor)
+    fields = {"dit": part.config, "autoencoder": stage.config, "size": spec.size, "null_label": spec.null_label}
+    return _finished(folder, spec.name, {"network": part, "autoencoder": stage}, fields)
+
+
 # What stands in a pipeline's class name: who reads its folder. The first that fits.
 PIPELINES: dict[str, Callable[[Folder, Hints], Found]] = {
     "StableDiffusion3": _stable_diffusion_3,
     "StableDiffusion": _stable_diffusion,
     "LatentConsistencyModel": _stable_diffusion,
     "LDMTextToImage": _latent_text,
+    "DDPM": _pixels,
+    "DDIM": _pixels,
+    "PNDM": _pixels,
+    "ConsistencyModel": _consistency,
+    "DiT": _dit,
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unnoise.checkpoints import families, folders
 from unnoise.checkpoints.keys import Layout
-from unnoise.checkpoints.layouts import ldm, sd3, single
+from unnoise.checkpoints.layouts import adm, consistency, ddpm, dit, edm, ldm, score_sde, sd3, single
 from unnoise.checkpoints.parts import Found, Hints, Part
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.checkpoints.weights import Weights
@@ -16,7 +16,16 @@ from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.vision import CLIPVisionConfig, SafetyNetwork
 
 # Who knows which single file, the most telling keys first.
-RECOGNISERS: tuple[Callable[[Weights, Hints], Found | None], ...] = (ldm.recognise, sd3.recognise)
+RECOGNISERS: tuple[Callable[[Weights, Hints], Found | None], ...] = (
+    ldm.recognise,
+    sd3.recognise,
+    dit.recognise,
+    ddpm.recognise,
+    adm.recognise,
+    consistency.recognise,
+    edm.recognise,
+    score_sde.recognise,
+)
 SAFETY = Layout({"": ""}, ignored=r"position_ids$")
 
 
