@@ -109,11 +109,11 @@ class Fuse(nn.Module):
         super().__init__()
         self.conv1 = _conv(sizes.deep, sizes.to_deep, 1)
         self.conv2 = _conv(sizes.shallow, sizes.to_shallow, 1)
-        self.double = sizes.double
+        self.doubles = sizes.double
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
         deep = self.conv1(deep)
-        return torch.cat([self.conv2(shallow), doubled(deep) if self.double else deep], dim=1)
+        return torch.cat([self.conv2(shallow), doubled(deep) if self.doubles else deep], dim=1)
 
 
 class Mix(nn.Module):
