@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
+from unnoise.errors import ArgumentError
+from unnoise.images.annotators import load
 from unnoise.networks.depth import DepthAnything, DepthConfig
 
 
@@ -18,14 +19,14 @@ def transformers() -> Any:
     return pytest.importorskip("transformers")
 
 
-def small(transformers: Any) -> Any:
+def small(transformers: Any, taps: list[int]) -> Any:
     backbone = transformers.Dinov2Config(
         hidden_size=64,
         num_hidden_layers=12,
         num_attention_heads=1,
         image_size=56,
         patch_size=14,
-        out_indices=[3, 6, 9, 12],
+        out_indices=taps,
         reshape_hidden_states=False,
         apply_layernorm=True,
     )
@@ -34,18 +35,16 @@ def small(transformers: Any) -> Any:
 
 
 @pytest.mark.parametrize("size", [(56, 56), (42, 84)], ids=["its own table", "a resized table"])
+@pytest.mark.parametrize("taps", [[3, 6, 9, 12], [9, 10, 11, 12]], ids=["version 2", "version 1"])
 @torch.no_grad()
-def test_depth_anything(transformers: Any, tmp_path: Path, size: tuple[int, int]) -> None:
-    peer = small(transformers)
+def test_depth_anything(transformers: Any, tmp_path: Path, taps: list[int], size: tuple[int, int]) -> None:
+    peer = small(transformers, taps)
     for p in peer.parameters():
         nn.init.normal_(p, 1.0 if p.dim() == 1 else 0.0, 0.2 if p.dim() == 1 else p[0].numel() ** -0.5)
     nn.init.constant_(peer.head.conv3.bias, 1.0)  # most of it above 0, where the last activation lets it through
     peer.save_pretrained(tmp_path)  # under the published names: those in memory have changed since
-    weights = {key: value for key, value in load_file(tmp_path / "model.safetensors").items() if not key.endswith("mask_token")}
-    config = DepthConfig.of(weights)
-    assert config == DepthConfig(64, 12, 1, (3, 6, 9, 12), (8, 12, 16, 20), 12, 6, 14, 4)
-    mine = DepthAnything(config).eval()
-    mine.load_state_dict(weights)
+    mine = load("depth", tmp_path / "model.safetensors")
+    assert mine.config == DepthConfig(64, 12, 1, tuple(taps), (8, 12, 16, 20), 12, 6, 14, 4)
     x = torch.randn(2, 3, *size)
     theirs = peer(x).predicted_depth[:, None]
     assert theirs.gt(0).float().mean() > 0.3
@@ -61,3 +60,8 @@ def test_parameters(transformers: Any, config: DepthConfig, parameters: int) -> 
     """24.8 and 97.5 million, the figures of the authors' README."""
     with torch.device("meta"):
         assert sum(p.numel() for p in DepthAnything(config).parameters()) == parameters
+
+
+def test_metric_models_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="got a metric Depth Anything"):
+        DepthConfig.of({}, {"depth_estimation_type": "metric"})

@@ -32,19 +32,26 @@ class DepthConfig:
     positions: int = 37  # patches a side of the table, 518 pixels
 
     @classmethod
-    def of(cls, weights: Mapping[str, Tensor], *, version: int = 2) -> DepthConfig:
-        """The sizes of published weights. Which layers are read is not written in them: `version` 1 reads the last four."""
+    def of(cls, weights: Mapping[str, Tensor], settings: Mapping[str, Any] | None = None) -> DepthConfig:
+        """The sizes of published weights. settings: the folder's config.json, which alone says which layers are read.
+
+        Without settings they are version 2's; version 1's file, which has the same names, needs its config.json.
+        Raises ArgumentError for other weights and for the metric models, whose last activation is another.
+        """
+        settings = settings or {}
+        if settings.get("depth_estimation_type", "relative") != "relative":
+            raise ArgumentError("got a metric Depth Anything, expected a relative one: ControlNet knows no metres")
         try:
             width = weights["backbone.embeddings.cls_token"].shape[2]
             table = weights["backbone.embeddings.position_embeddings"].shape[1] - 1
             features = tuple(weights[f"neck.reassemble_stage.layers.{i}.projection.weight"].shape[0] for i in range(4))
             fused, inner = weights["neck.convs.0.weight"].shape[0], weights["head.conv2.weight"].shape[0]
+            patch = weights["backbone.embeddings.patch_embeddings.projection.weight"].shape[2]
         except KeyError as missing:
             raise ArgumentError(f"got weights without {missing}, expected those of a depth-anything/...-hf folder") from None
         layers = 1 + max(int(name.split(".")[3]) for name in weights if name.startswith("backbone.encoder.layer."))
-        last = range(layers - 3, layers + 1) if version == 1 else TAPS.get(layers, range(layers - 3, layers + 1))
-        patch = weights["backbone.embeddings.patch_embeddings.projection.weight"].shape[2]
-        return cls(width, layers, max(1, width // 64), tuple(last), features, fused, inner, patch, round(table**0.5))
+        taps = settings.get("backbone_config", {}).get("out_indices") or TAPS.get(layers, range(layers - 3, layers + 1))
+        return cls(width, layers, max(1, width // 64), tuple(taps), features, fused, inner, patch, round(table**0.5))
 
 
 TAPS = {12: (3, 6, 9, 12), 24: (5, 12, 18, 24)}  # of version 2, by the number of layers
