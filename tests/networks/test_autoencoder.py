@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from networks import golden
 from unnoise.errors import ArgumentError
-from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig, Posterior
-from unnoise.networks.tiling import MARGIN, Moments, measure, merge, normalize, spans
+from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig, Posterior, transposed
+from unnoise.networks.blocks import Upsample
 
 SMALL = AutoencoderConfig(widths=(16, 16, 32, 32), blocks=1, groups=8)
 
@@ -118,19 +118,43 @@ def test_tiles_that_keep_their_own_statistics_would_show() -> None:
     assert gap(halves, autoencoder.decode(z)) > 0.05
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_tiles_at_half_precision(dtype: torch.dtype) -> None:
+    """No further from float32 than the picture in one piece is, but for rounding that falls otherwise."""
+    exact = lively(AutoencoderConfig(widths=(16, 16, 32), groups=8))
+    z, x = lopsided(4, 12, 20).to(dtype), lopsided(3, 48, 80).to(dtype)
+    picture, mean = exact.decode(z.float()), exact.encode(x.float()).mean
+    half = exact.to(dtype)
+    assert half.decode(z, tile=4).dtype == half.encode(x, tile=4).mean.dtype == dtype
+    assert gap(half.decode(z, tile=4).float(), picture) < 2 * gap(half.decode(z).float(), picture)
+    assert gap(half.encode(x, tile=4).mean.float(), mean) < 2 * gap(half.encode(x).mean.float(), mean)
+
+
+@pytest.mark.parametrize("tile", [0, 4])
+@torch.no_grad()
+def test_an_overflow_can_be_seen(tile: int) -> None:
+    """Features beyond float16's 65504 end as NaN or infinity in the picture, not as a black one."""
+    autoencoder = lively(AutoencoderConfig(widths=(16, 16, 32), groups=8))
+    nn.init.constant_(autoencoder.decoder.up_blocks[1].resnets[1].conv2.bias, 1e5)
+    z = torch.randn(1, 4, 8, 8)
+    assert autoencoder.decode(z, tile=tile).isfinite().all()
+    assert not autoencoder.half().decode(z.half(), tile=tile).isfinite().all()
+
+
 @torch.no_grad()
 def test_tiles_bound_what_a_convolution_holds() -> None:
-    """However large the picture, no layer of the outer part sees more than a tile and its margin."""
+    """However tall the picture, no convolution of the outer part sees more than a strip and what lies around it."""
     autoencoder, seen = lively(AutoencoderConfig(widths=(16, 16, 32), blocks=1, groups=8)), []
     outer = [*autoencoder.decoder.up_blocks[1:].modules(), *autoencoder.encoder.down_blocks[:-1].modules()]
     for module in outer:
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda layer, args, out: seen.append(max(args[0].shape[2:])))
-    for side in (24, 48):
+            module.register_forward_hook(lambda layer, args, out: seen.append(args[0].shape[2]))
+    for side in (24, 96):
         seen.clear()
-        autoencoder.decode(torch.randn(1, 4, side, 10), tile=8)
-        autoencoder.encode(torch.randn(1, 3, side * 4, 40), tile=8)
-        assert 0 < max(seen) <= 8 * 4 + 2 * 2 * MARGIN + 1  # a cell is two pixels where a stage resizes; one pixel is padding
+        autoencoder.decode(torch.randn(1, 4, side, 16), tile=8)  # 4 rows of 16 latents
+        autoencoder.encode(torch.randn(1, 3, side * 4, 64), tile=8)
+        assert 0 < max(seen) <= 4 * 4 + 2 * 2 + 1  # a cell is two rows where a layer halves; one row is padding
 
 
 @torch.no_grad()
@@ -139,34 +163,13 @@ def test_small_pictures_take_the_plain_path() -> None:
     assert torch.equal(autoencoder.decode(z, tile=6), autoencoder.decode(z))
 
 
-@pytest.mark.parametrize(("length", "tile"), [(1, 4), (8, 4), (9, 4), (31, 7), (100, 100), (101, 100)])
-def test_spans_divide_the_length(length: int, tile: int) -> None:
-    found = spans(length, tile)
-    assert [i for span in found for i in range(span.first, span.last)] == list(range(length))
-    assert max(span.last - span.first for span in found) <= tile
-    assert all(span.first - span.start == min(MARGIN, span.first) for span in found)
-    assert all(span.stop - span.last == min(MARGIN, length - span.last) for span in found)
+@pytest.mark.parametrize("tile", [0, 2])
+def test_gradients_pass_in_one_piece_only(tile: int) -> None:
+    z = torch.randn(1, 4, 4, 4, requires_grad=True)
+    assert Autoencoder(SMALL).decode(z, tile=tile).requires_grad == (tile == 0)
 
 
-def test_merged_moments_are_those_of_the_union() -> None:
-    """Uneven parts, far from zero, where a difference of squares would lose all digits."""
-    norm, x = nn.GroupNorm(2, 6), 1e3 + torch.randn(3, 6, 5, 12)
-    x[..., 7:] += 5
-    merged = merge([measure(norm, x[..., :7]), measure(norm, x[..., 7:8]), measure(norm, x[..., 8:])])
-    exact = x.double().reshape(3, 2, -1)
-    assert merged.count == exact.shape[2]
-    torch.testing.assert_close(merged.mean, exact.mean(2).float(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(merged.var, exact.var(2, correction=0).float(), rtol=1e-3, atol=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_normalize_is_group_norm(dtype: torch.dtype) -> None:
-    norm = nn.GroupNorm(2, 6, eps=1e-6).to(dtype)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    x = (3 + 2 * torch.randn(3, 6, 5, 4)).to(dtype)
-    mine = normalize(norm, x, measure(norm, x))
-    assert mine.dtype == dtype
-    torch.testing.assert_close(mine, norm(x), rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-5 if dtype == torch.float32 else 2e-2)
-    zero = Moments(1, torch.zeros(3, 2), torch.ones(3, 2))
-    assert not torch.allclose(normalize(norm, x, zero), norm(x), atol=0.1)
+@torch.no_grad()
+def test_transposed_convolution_is_the_upsampling() -> None:
+    upsample, x = Upsample(6), torch.randn(2, 6, 5, 7)
+    torch.testing.assert_close(transposed(upsample)(x), upsample(x), rtol=1e-5, atol=1e-5)

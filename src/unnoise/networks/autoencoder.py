@@ -4,14 +4,15 @@
     decode: conv, attention in the middle, levels of residual blocks that double it, conv to a picture
 
 Each half has an inner part on the grid of latents, which attends over the whole grid, and an outer part of convolutions alone, which
-holds nearly all of the memory and may run in tiles.
+takes nearly all of the memory and may run in strips of rows; those lie with their channels last, where convolutions are fastest.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unnoise.errors import ArgumentError
-from unnoise.networks.blocks import AttentionBlock, Downsample, Norm, ResidualBlock, Style, Upsample
-from unnoise.networks.tiling import Stage, through
+from unnoise.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Style, Upsample
+from unnoise.networks.tiling import activated, held, residual, strip_height
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,29 @@ class Encoder(nn.Module):
         self.conv_norm_out = style.norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
-    def outer(self) -> list[Stage]:
+    def forward(self, x: Tensor, *, tile: int = 0) -> Tensor:
+        """A picture to (mean, logvar) side by side; in strips if it is larger than `tile` by `tile` latents."""
+        factor = 2 ** (len(self.down_blocks) - 1)
+        rows = strip_height(x.shape[2] // factor, x.shape[3] // factor, tile)
+        return self.inner(self.outer_in_strips(x, rows * factor) if rows else self.outer(x)).contiguous()
+
+    def outer(self, x: Tensor) -> Tensor:
         """A picture to features on the grid of latents."""
-        entry, cells, stages = self.conv_in, (1, 1), []
+        x = self.conv_in(x)
         for down in self.down_blocks[:-1]:
-            stages += _level(entry, cells, down.resnets)
-            entry, cells = down.downsample, (2, 1)
-        return [*stages, _stage(entry, None, cells)]
+            for resnet in down.resnets:
+                x = resnet(x)
+            x = down.downsample(x)
+        return x
+
+    @torch.no_grad()
+    def outer_in_strips(self, picture: Tensor, step: int) -> Tensor:
+        x = held(channels_last(picture), step).then(self.conv_in, reach=1).hold()
+        for down in self.down_blocks[:-1]:
+            for resnet in down.resnets:
+                x = residual(resnet, x)
+            x = x.then(down.downsample, reach=1, cells=(2, 1)).hold()
+        return x.all()
 
     def inner(self, x: Tensor) -> Tensor:
         for resnet in self.down_blocks[-1].resnets:
@@ -119,43 +136,57 @@ class Decoder(nn.Module):
         self.conv_norm_out = style.norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.in_channels, 3, padding=1)
 
+    def forward(self, z: Tensor, *, tile: int = 0) -> Tensor:
+        """Latents to a picture; in strips if they are more than `tile` by `tile`."""
+        rows = strip_height(z.shape[2], z.shape[3], tile)
+        return self.outer_in_strips(self.inner(channels_last(z)), rows).contiguous() if rows else self.outer(self.inner(z))
+
     def inner(self, z: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(z))
         for resnet in self.up_blocks[0].resnets:
             x = resnet(x)
         return x
 
-    def outer(self) -> list[Stage]:
+    def outer(self, x: Tensor) -> Tensor:
         """Features on the grid of latents to a picture."""
-        stages = []
         for below, up in itertools.pairwise(self.up_blocks):
-            stages += _level(below.upsample, (1, 2), up.resnets)
-        return [*stages, Stage(self._finish)]
+            x = below.upsample(x)
+            for resnet in up.resnets:
+                x = resnet(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
 
-    def _finish(self, x: Tensor, norm: Norm) -> Tensor:
-        return self.conv_out(F.silu(norm(self.conv_norm_out, x)))
+    @torch.no_grad()
+    def outer_in_strips(self, features: Tensor, step: int) -> Tensor:
+        x = held(features, step)
+        for below, up in itertools.pairwise(self.up_blocks):
+            x = x.then(transposed(below.upsample), reach=1, cells=(1, 2))
+            if up is not self.up_blocks[-1]:  # there they would be twice as large as anything else: computed again when asked
+                x = x.hold()
+            for resnet in up.resnets:
+                x = residual(resnet, x)
+        return activated(self.conv_norm_out, x).then(self.conv_out, reach=1).hold().all()
 
 
-def _level(entry: nn.Module, cells: tuple[int, int], resnets: Iterable[ResidualBlock]) -> list[Stage]:
-    """One stage a residual block; what leads into the level goes with the first."""
-    first, *others = resnets
-    return [_stage(entry, first, cells), *(_stage(None, block, (1, 1)) for block in others)]
+def transposed(upsample: Upsample) -> Callable[[Tensor], Tensor]:
+    """The same to rounding as one transposed convolution, of 4 products a pixel instead of 9.
+
+    Weights that meet the same neighbour are summed beforehand: (c_out, c_in, 3, 3) become (c_in, c_out, 4, 4), mirrored.
+    """
+    weight, bias = upsample.conv.weight, upsample.conv.bias
+    sums = 4 * F.avg_pool2d(weight.float(), 2, stride=1, padding=1)
+    return partial(F.conv_transpose2d, weight=sums.flip(2, 3).transpose(0, 1).to(weight.dtype), bias=bias, stride=2, padding=1)
 
 
-def _stage(entry: nn.Module | None, block: ResidualBlock | None, cells: tuple[int, int]) -> Stage:
-    def run(x: Tensor, norm: Norm) -> Tensor:
-        x = x if entry is None else entry(x)
-        return x if block is None else block(x, norm=norm)
-
-    return Stage(run, cells)
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 class Autoencoder(nn.Module):
     """Pictures (b, 3, h, w) in [-1, 1] to latents (b, latent_channels, h/factor, w/factor) and back.
 
-    Both directions take `tile`, the side in latents of the pieces that the outer part works on; 0 works on all at once. Tiles give the
-    same result to rounding. They need room for two of the largest features beside one piece, against four or more at once, for about
-    twice the work.
+    Both directions take `tile`: 0 works on all at once, as the authors do; otherwise the outer part works on strips of rows, each as large
+    as `tile` by `tile` latents. Strips give the same to rounding, on a CPU in less time, and need room for two of the largest features
+    (b, widths[0], h, w) beside a strip. No gradient passes through them.
     """
 
     def __init__(self, config: AutoencoderConfig):
@@ -171,13 +202,11 @@ class Autoencoder(nn.Module):
         factor = self.config.factor
         if x.shape[2] % factor or x.shape[3] % factor:
             raise ArgumentError(f"got a picture of {x.shape[3]}x{x.shape[2]}, expected multiples of {factor}: resize or crop it")
-        h = through(self.encoder.outer(), x, tile=tile, pixels=factor)
-        mean, logvar = self.quant_conv(self.encoder.inner(h)).chunk(2, dim=1)
+        mean, logvar = self.quant_conv(self.encoder(x, tile=tile)).chunk(2, dim=1)
         return Posterior(mean, logvar.clamp(-30, 20))
 
     def decode(self, z: Tensor, *, tile: int = 0) -> Tensor:
-        h = self.decoder.inner(self.post_quant_conv(z))
-        return through(self.decoder.outer(), h, tile=tile, pixels=1)
+        return self.decoder(self.post_quant_conv(z), tile=tile)
 
     def scaled(self, z: Tensor) -> Tensor:
         """Latents as the diffusion model sees them."""

@@ -5,7 +5,6 @@ Module names are those of diffusers without its lists of one (`to_out.0` is `to_
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,13 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unnoise.networks.attention import attention
-
-Norm = Callable[[nn.GroupNorm, Tensor], Tensor]
-
-
-def whole(layer: nn.GroupNorm, x: Tensor) -> Tensor:
-    """Group normalisation of a picture that is here as a whole; tiles pass another `Norm`, which shares statistics."""
-    return layer(x)
 
 
 @dataclass(frozen=True)
@@ -67,19 +59,19 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
-    def forward(self, x: Tensor, emb: Tensor | None = None, size: tuple[int, int] | None = None, norm: Norm = whole) -> Tensor:
-        h = self._resize(F.silu(norm(self.norm1, x)), size)
-        h = self._embed(self.conv1(h), emb, norm)
+    def forward(self, x: Tensor, emb: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
+        h = self._resize(F.silu(self.norm1(x)), size)
+        h = self._embed(self.conv1(h), emb)
         return self.conv_shortcut(self._resize(x, size)) + self.conv2(self.dropout(F.silu(h)))
 
-    def _embed(self, h: Tensor, emb: Tensor | None, norm: Norm) -> Tensor:
+    def _embed(self, h: Tensor, emb: Tensor | None) -> Tensor:
         if self.time_emb_proj is None:
-            return norm(self.norm2, h)
+            return self.norm2(h)
         emb = self.time_emb_proj(F.silu(emb))[:, :, None, None]
         if not self.style.scale_shift:
-            return norm(self.norm2, h + emb)
+            return self.norm2(h + emb)
         scale, shift = emb.chunk(2, dim=1)
-        return norm(self.norm2, h) * (1 + scale) + shift
+        return self.norm2(h) * (1 + scale) + shift
 
     def _resize(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
         if self.resample == "down":

@@ -1,138 +1,116 @@
-"""A convolutional network over a large picture, tile by tile, without seams: the same result as in one piece, to rounding.
+"""A convolutional network over a large picture, strip by strip, without seams: the same result as in one piece, to rounding.
 
-Two things tie a tile to the rest of its picture. Convolutions reach over its edge: a tile is cut with a margin, and only its interior is
-kept. Group norms average over the whole picture: the tiles run as far as the first norm whose statistics are not known yet, which measures
-them on the interiors; then again, as far as the next one; then to the end. So that little is computed twice, the network comes as short
-stages, and only what passes between two stages is held for the whole picture.
+Two things tie a strip of rows to the rest of its picture. Convolutions reach over its edge: it is computed from a few rows more. Group
+norms average over the whole picture: what a norm reads is measured first, strip by strip, and normalised when it is asked for. So every
+layer is a pass over the picture. What passes between two of them is held in memory, or computed again where that is cheaper.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unnoise.networks.blocks import Norm, whole
+from unnoise.networks.blocks import ResidualBlock
 
 
-class Stage(NamedTuple):
-    """run(x, norm) turns cells of cells[0] pixels a side into cells of cells[1], and no pixel depends on more than MARGIN cells around."""
+@dataclass(frozen=True)
+class Rows:
+    """Features (b, c, height, w) of which some rows are asked at a time: take(first, last) computes them, or cuts them from memory."""
 
-    run: Callable[[Tensor, Norm], Tensor]
-    cells: tuple[int, int] = (1, 1)
+    take: Callable[[int, int], Tensor]
+    height: int
+    step: int  # rows of a strip
+
+    def strips(self) -> Iterator[tuple[int, int]]:
+        return ((first, min(first + self.step, self.height)) for first in range(0, self.height, self.step))
+
+    def then(self, layer: Callable[[Tensor], Tensor], *, reach: int = 0, cells: tuple[int, int] = (1, 1)) -> Rows:
+        """layer(self), computed when asked. It turns cells of cells[0] rows into cells[1] rows and looks `reach` cells around each."""
+        before, after = cells
+        count = self.height // before
+
+        def take(first: int, last: int) -> Tensor:
+            start, stop = max(first // after - reach, 0), min(-(-last // after) + reach, count)
+            return layer(self.take(start * before, stop * before))[:, :, first - start * after : last - start * after]
+
+        return Rows(take, count * after, self.step // before * after)
+
+    def hold(self, out: Tensor | None = None) -> Rows:
+        """All rows computed and in memory: in `out` if given, which they may be computed from, looking one row around."""
+        last_row = None
+        for first, last in self.strips():
+            part = self.take(first, last)
+            if out is None:
+                shape = (*part.shape[:2], self.height, part.shape[3])
+                out = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=torch.channels_last)
+            if last_row is not None:
+                out[:, :, first - 1] = last_row
+            last_row = part[:, :, -1].clone()  # written later: the next strip still reads what is there
+            out[:, :, first : last - 1] = part[:, :, :-1]
+            del part  # before the next one is made
+        out[:, :, -1] = last_row
+        return held(out, self.step)
+
+    def all(self) -> Tensor:
+        return self.take(0, self.height)
 
 
-MARGIN = 3  # a convolution at an entry and two in a residual block reach one pixel each; where the entry halves, 2 + 1/2 cells
+def held(x: Tensor, step: int) -> Rows:
+    return Rows(lambda first, last: x[:, :, first:last], x.shape[2], step)
 
 
-class Span(NamedTuple):
-    """Along one axis, in cells: a tile is start..stop, its interior first..last."""
+def strip_height(height: int, width: int, tile: int) -> int:
+    """Rows of a strip as large as `tile` by `tile`; 0 where all fit into one."""
+    return max(tile * tile // width, 1) if 0 < tile * tile < height * width else 0
 
-    start: int
-    first: int
-    last: int
-    stop: int
 
-    def tile(self, cell: int) -> slice:
-        return slice(self.start * cell, self.stop * cell)
+def residual(block: ResidualBlock, x: Rows) -> Rows:
+    """block(x), in room for one more features like its own."""
+    h = activated(block.norm1, x).then(block.conv1, reach=1).hold()
+    branch, skip = activated(block.norm2, h).then(block.conv2, reach=1), x.then(block.conv_shortcut)
+    return Rows(lambda first, last: branch.take(first, last).add_(skip.take(first, last)), x.height, x.step).hold(h.all())
 
-    def kept(self, cell: int) -> slice:
-        return slice(self.first * cell, self.last * cell)
 
-    def interior(self, length: int) -> slice:
-        """Within a tile that is `length` pixels long by now."""
-        cell = length // (self.stop - self.start)
-        return slice((self.first - self.start) * cell, (self.last - self.start) * cell)
+def activated(layer: nn.GroupNorm, x: Rows) -> Rows:
+    """silu(layer(x)) by the statistics of all rows."""
+    moments = merge(layer.num_groups, (measure(x.take(first, last)) for first, last in x.strips()))
+    return x.then(lambda part: F.silu(normalize(layer, part, moments), inplace=True).to(part.dtype))
 
 
 class Moments(NamedTuple):
     count: int
-    mean: Tensor  # (b, groups)
-    var: Tensor  # (b, groups), biased, as group normalisation has it
+    mean: Tensor  # (b, channels) or (b, groups), float32
+    var: Tensor  # the same, biased, as group normalisation has it
 
 
-class NotMeasured(Exception):
-    """A tile has come to a norm that waits for the other tiles."""
+def measure(x: Tensor) -> Moments:
+    """Of each channel of x (b, c, h, w)."""
+    x = x.float()
+    mean = x.mean((2, 3), keepdim=True)
+    return Moments(math.prod(x.shape[2:]), mean[:, :, 0, 0], (x - mean).square_().mean((2, 3)))
 
 
-class SharedNorms:
-    """A `Norm` for tiles: normalises with the statistics of the whole picture, or measures its share of them and stops the tile."""
-
-    def __init__(self) -> None:
-        self.known: dict[nn.GroupNorm, Moments] = {}
-        self.parts: list[Moments] = []
-
-    def at(self, rows: Span, cols: Span) -> Norm:
-        def norm(layer: nn.GroupNorm, x: Tensor) -> Tensor:
-            if layer in self.known:
-                return normalize(layer, x, self.known[layer])
-            self.parts.append(measure(layer, x[:, :, rows.interior(x.shape[2]), cols.interior(x.shape[3])]))
-            raise NotMeasured(layer)
-
-        return norm
-
-
-def measure(layer: nn.GroupNorm, x: Tensor) -> Moments:
-    values = x.reshape(len(x), layer.num_groups, -1).float()
-    var, mean = torch.var_mean(values, dim=2, correction=0)
-    return Moments(values.shape[2], mean, var)
-
-
-def merge(parts: Sequence[Moments]) -> Moments:
-    """Moments of the union: var = sum n_i (var_i + (mean_i - mean)^2) / n."""
-    n = sum(part.count for part in parts)
-    weights = torch.tensor([part.count / n for part in parts], device=parts[0].mean.device)[:, None, None]
-    means, variances = torch.stack([part.mean for part in parts]), torch.stack([part.var for part in parts])
-    mean = (weights * means).sum(0)
-    return Moments(n, mean, (weights * (variances + (means - mean) ** 2)).sum(0))
+def merge(groups: int, parts: Iterable[Moments]) -> Moments:
+    """Moments of the union of parts, and of the channels of a group: var = sum n_i (var_i + (mean_i - mean)^2) / n."""
+    counts, means, variances = zip(*parts, strict=True)
+    means, variances = (torch.stack(values).unflatten(2, (groups, -1)) for values in (means, variances))  # (parts, b, groups, each)
+    n = sum(counts) * means.shape[3]
+    weights = (torch.tensor(counts, device=means.device) / n)[:, None, None, None]
+    mean = (weights * means).sum((0, 3))
+    return Moments(n, mean, (weights * (variances + (means - mean[:, :, None]) ** 2)).sum((0, 3)))
 
 
 def normalize(layer: nn.GroupNorm, x: Tensor, moments: Moments) -> Tensor:
-    """Group normalisation of x by statistics that are not its own, in float32 as the kernel does it."""
+    """Group normalisation of x by statistics that are not its own, float32 as in the kernel."""
     each = layer.num_channels // layer.num_groups
     rstd = (moments.var + layer.eps).rsqrt()
     mean, rstd = (value.repeat_interleave(each, dim=1) for value in (moments.mean, rstd))  # (b, c)
     scale = layer.weight.float() * rstd
     shift = layer.bias.float() - mean * scale
-    return torch.addcmul(shift[:, :, None, None], x.float(), scale[:, :, None, None]).to(x.dtype)
-
-
-def spans(length: int, tile: int) -> list[Span]:
-    """Interiors of at most `tile` cells that divide 0..length evenly, each with its margin where the picture goes on."""
-    n = math.ceil(length / tile)
-    cuts = [i * length // n for i in range(n + 1)]
-    return [Span(max(a - MARGIN, 0), a, b, min(b + MARGIN, length)) for a, b in itertools.pairwise(cuts)]
-
-
-def through(stages: Sequence[Stage], x: Tensor, *, tile: int, pixels: int) -> Tensor:
-    """x (b, c, h, w) through all stages; in tiles of `tile` latents if that is not 0. A latent is `pixels` pixels of x a side."""
-    for stage in stages:
-        before, after = stage.cells
-        side = tile * pixels // before  # of a tile, in cells
-        x = in_tiles(stage, x, side) if 0 < side < max(x.shape[2:]) // before else stage.run(x, whole)
-        pixels = pixels * after // before
-    return x
-
-
-def in_tiles(stage: Stage, x: Tensor, tile: int) -> Tensor:
-    """stage.run(x, whole) on tiles of `tile` cells a side."""
-    before, after = stage.cells
-    tiles = list(itertools.product(*(spans(side // before, tile) for side in x.shape[2:])))
-    norms, out = SharedNorms(), None
-    while out is None:
-        for rows, cols in tiles:
-            try:
-                part = stage.run(x[:, :, rows.tile(before), cols.tile(before)], norms.at(rows, cols))
-            except NotMeasured as reached:
-                layer = reached.args[0]
-                continue
-            if out is None:
-                out = part.new_empty(len(x), part.shape[1], *(side // before * after for side in x.shape[2:]))
-            out[:, :, rows.kept(after), cols.kept(after)] = part[:, :, rows.interior(part.shape[2]), cols.interior(part.shape[3])]
-        if norms.parts:
-            norms.known[layer], norms.parts = merge(norms.parts), []
-    return out
+    return torch.addcmul(shift[:, :, None, None], x.float(), scale[:, :, None, None])

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from unnoise.errors import ArgumentError
 from unnoise.networks.autoencoder import AutoencoderConfig, Decoder, Encoder, Posterior
-from unnoise.networks.tiling import through
 
 CELLS = 4096  # latents that are compared with the codebook at once: 128 MiB of distances to 8192 codes
 
@@ -63,7 +62,8 @@ class Codebook(nn.Module):
 
 
 class VQAutoencoder(nn.Module):
-    """Pictures (b, 3, h, w) in [-1, 1] to latents (b, latent_channels, h/factor, w/factor) and back; the surface of `Autoencoder`.
+    """Pictures (b, 3, h, w) in [-1, 1] to latents (b, latent_channels, h/factor, w/factor) and back; the surface of `Autoencoder`,
+    and its strips.
 
     Raises ArgumentError for pictures whose sides are no multiples of the factor.
     """
@@ -84,14 +84,12 @@ class VQAutoencoder(nn.Module):
         factor = self.config.factor
         if x.shape[2] % factor or x.shape[3] % factor:
             raise ArgumentError(f"got a picture of {x.shape[3]}x{x.shape[2]}, expected multiples of {factor}: resize or crop it")
-        h = through(self.encoder.outer(), x, tile=tile, pixels=factor)
-        mean = self.quant_conv(self.encoder.inner(h))
+        mean = self.quant_conv(self.encoder(x, tile=tile))
         return Posterior(mean, torch.full_like(mean, -torch.inf))
 
     def decode(self, z: Tensor, *, tile: int = 0, quantize: bool = True) -> Tensor:
         """quantize: take the nearest codes first, as the authors do; without, what lies between codes is kept."""
-        h = self.decoder.inner(self.post_quant_conv(self.quantize(z) if quantize else z))
-        return through(self.decoder.outer(), h, tile=tile, pixels=1)
+        return self.decoder(self.post_quant_conv(self.quantize(z) if quantize else z), tile=tile)
 
     def scaled(self, z: Tensor) -> Tensor:
         """Latents as the diffusion model sees them."""
