@@ -91,7 +91,7 @@ def _stable_diffusion(folder: Folder, hints: Hints) -> Found:
     config = diffusers.unet_config(folder.config("unet"))
     weights = folder.weights("unet")
     parts = {"network": Part(UNet, config, diffusers.unet(weights.shapes), weights), "autoencoder": vae(folder)}
-    family = _family(config)
+    family = _family(config, folder)
     if family == "sdxl-refiner":
         parts["text_encoder"] = clip(folder, "text_encoder_2")
     else:
@@ -108,10 +108,10 @@ def _stable_diffusion(folder: Folder, hints: Hints) -> Found:
     return Found(spec.model_copy(update={"size": size * spec.factor}), parts, found.told, found.tokenizers)
 
 
-def _family(config: UNetConfig) -> str:
+def _family(config: UNetConfig, folder: Folder) -> str:
     end = {9: "-inpainting", 5: "-depth"}.get(config.in_channels, "")
     if config.pooled_width:
-        return "sdxl-refiner" if config.pooled_width == 2560 else f"sdxl{end}"
+        return f"sdxl{end}" if folder.has("text_encoder") else "sdxl-refiner"  # which has the second one alone
     return ("sd2" if config.linear_projection else "sd1") + end
 
 
