@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unnoise.networks.dit import DiT, DiTConfig
 from unnoise.networks.unet import UNet, UNetConfig
 
 Tensors = dict[str, Tensor]
@@ -96,12 +95,6 @@ INSIDE_LDM = {
 }
 
 
-def unet_ddpm(config: UNetConfig) -> dict[str, str]:
-    """Ho et al.'s names in their PyTorch form; the way up is numbered from the largest picture."""
-    names = {"time_embedding.linear_1": "temb.dense.0", "time_embedding.linear_2": "temb.dense.1"}
-    return names | _levels("", "", len(config.widths), config.blocks) | {"conv_norm_out": "norm_out", "conv_out": "conv_out"}
-
-
 def autoencoder_ldm(levels: int, blocks: int) -> dict[str, str]:
     names = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
     for half in ("encoder.", "decoder."):
@@ -151,15 +144,9 @@ def text_open_clip(weights: Tensors, layers: int) -> Tensors:
 PIXELS: dict[str, Any] = {"in_channels": 3, "out_channels": 3, "widths": (32, 32), "depths": (0, 1), "blocks": 1, "context_width": 0}
 LATENTS: dict[str, Any] = {"blocks": 1, "context_width": 24, "heads": 4}
 LINEAR: dict[str, Any] = {"blocks": 1, "context_width": 24, "head_width": 16, "linear_projection": True}
-ADM: dict[str, Any] = {**PIXELS, "head_width": 16, "scale_shift": True, "resample": "residual"}
-TENSORFLOW: dict[str, Any] = {"corner_pad": True, "eps": 1e-6, "time_shift": 1.0, "time_cos_first": False}
 
 # The sizes at which the authors' code was recorded.
 UNETS = {
-    "ddpm/unet": UNetConfig(**{**PIXELS, "widths": (32, 64)}, heads=1, **TENSORFLOW),
-    "adm/iddpm": UNetConfig(**PIXELS, heads=4, scale_shift=True, learn_sigma=True),
-    "adm/unet": UNetConfig(**ADM, num_classes=10, learn_sigma=True),
-    "consistency/unet": UNetConfig(**ADM, num_classes=8),
     "ldm/uncond": UNetConfig(**PIXELS, head_width=16),
     "ldm/cin": UNetConfig(**{**PIXELS, "context_width": 20}, heads=1),
     "ldm/inpaint": UNetConfig(in_channels=9, widths=(32,), depths=(1,), **{**LATENTS, "context_width": 16}),
@@ -168,18 +155,17 @@ UNETS = {
     "sdxl/base": UNetConfig(widths=(32, 64), depths=(0, 2), mid_depth=2, pooled_width=108, **LINEAR),
     "sdxl/refiner": UNetConfig(widths=(32, 32), depths=(0, 2), mid_depth=2, pooled_width=56, **{**LINEAR, "context_width": 20}),
 }
-PREFIXES = {"ddpm/unet": "", "adm/iddpm": "", "adm/unet": "unet.", "consistency/unet": ""}
-HEADS_FIRST = ("adm/iddpm", "adm/unet", "ldm/uncond")
+HEADS_FIRST = ("ldm/uncond",)
+PREFIX = "model.diffusion_model."
 
 
-def unet(family: str, weights: Tensors, *, legacy: bool | None = None) -> UNet:
-    """The network of one of these checkpoints. legacy: whether q, k and v of a head stand together; None: as the authors ran it."""
-    config, prefix = UNETS[family], PREFIXES.get(family, "model.diffusion_model.")
-    mine = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    mine = new_order(mine, config) if (family in HEADS_FIRST if legacy is None else legacy) else mine
+def unet(family: str, weights: Tensors) -> UNet:
+    """The network of one of these checkpoints."""
+    config = UNETS[family]
+    mine = {key.removeprefix(PREFIX): value for key, value in weights.items() if key.startswith(PREFIX)}
+    mine = new_order(mine, config) if family in HEADS_FIRST else mine
     model = UNet(config).eval()
-    names, inside = (unet_ddpm(config), INSIDE_DDPM) if family == "ddpm/unet" else (unet_ldm(config), INSIDE_LDM)
-    translate(model, mine, names, inside)
+    translate(model, mine, unet_ldm(config), INSIDE_LDM)
     return model
 
 
@@ -190,12 +176,3 @@ def new_order(weights: Tensors, config: UNetConfig) -> Tensors:
         return len(qkv) // 3 // config.head_width if config.head_width else config.heads
 
     return weights | {key: heads_first(value, heads(value)) for key, value in weights.items() if ".qkv." in key}
-
-
-def dit(record: dict, weights: Tensors) -> DiT:
-    """The diffusion transformer of one of its checkpoints; the position table there is the one that ours computes."""
-    sizes = record["hyperparameters"]
-    names = {"patch": "patch_size", "width": "hidden_size", "depth": "depth", "heads": "num_heads", "num_classes": "num_classes"}
-    model = DiT(DiTConfig(**{mine: sizes[theirs] for mine, theirs in names.items()})).eval()
-    model.load_state_dict({key: value for key, value in weights.items() if key != "pos_embed"})
-    return model

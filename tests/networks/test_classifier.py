@@ -8,17 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from networks import classifier, golden
+from networks import golden, golden_pixels
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError
 from unnoise.networks.classifier import Classifier, ClassifierConfig, slope
-from unnoise.networks.unet import UNet, UNetConfig
 
 
 @pytest.mark.parametrize("order", ["legacy", "new"])
 def test_attention_pooling(shared: Path, order: str) -> None:
-    io, weights, record = golden.read(shared / "golden/adm/unet")
-    model = classifier.adm(weights, legacy=order == "legacy")
+    io, _, record = golden.read(shared / "golden/adm/unet")
+    model = golden_pixels.classifier(shared / "golden/adm/unet", "classifier.", "head qkv d" if order == "legacy" else "qkv head d")
     name = "classifier.logits" if order == "legacy" else "classifier.logits_new"
     golden.assert_recorded(io, record, {name: model(io["x"], io["t"])})
     if order == "legacy":
@@ -26,17 +25,15 @@ def test_attention_pooling(shared: Path, order: str) -> None:
 
 
 def test_adaptive_pooling(shared: Path) -> None:
-    io, weights, record = golden.read(shared / "golden/adm/classifier_adaptive")
-    model = classifier.adm(weights, classifier.ADAPTIVE, prefix="")
+    io, _, record = golden.read(shared / "golden/adm/classifier_adaptive")
+    model = golden_pixels.classifier(shared / "golden/adm/classifier_adaptive")
     golden.assert_recorded(io, record, {"logits": model(io["x"], io["t"])})
 
 
 def test_super_resolution_is_the_unet_beside_the_enlarged_picture(shared: Path) -> None:
-    io, weights, record = golden.read(shared / "golden/adm/superres")
-    sizes = {"widths": (32,), "depths": (1,), "blocks": 1, "heads": 4, "num_classes": 7, "context_width": 0}
-    config = UNetConfig(in_channels=6, out_channels=3, learn_sigma=True, scale_shift=True, resample="residual", **sizes)
-    unet = UNet(config).eval()
-    golden.translate(unet, golden.new_order(weights, config), golden.unet_ldm(config), golden.INSIDE_LDM)
+    io, record = (file := golden_pixels.read(shared / "golden/adm/superres")).io, file.record
+    assert file.found.spec.extra_channels == ("low_res",)
+    unet = file.network()
     small = F.interpolate(io["low_res"], size=io["x"].shape[2:], mode="bilinear")
     with torch.no_grad():
         golden.assert_recorded(io, record, {"out": unet(io["x"], io["t"], Cond(labels=io["y"], concat=small))})

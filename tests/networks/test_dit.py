@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from networks import golden
+from networks import golden, golden_pixels
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError
 from unnoise.networks.dit import DiT, DiTConfig
@@ -18,10 +18,10 @@ from unnoise.networks.layers import position_table
 @torch.no_grad()
 def test_authors_outputs(shared: Path, case: str) -> None:
     """Class-conditional with the null label among the labels, learned variance, both halves of a guided batch."""
-    io, weights, record = golden.read(shared / "golden/dit" / case)
-    dit = golden.dit(record, weights)
+    io, record = (file := golden_pixels.read(shared / "golden/dit" / case)).io, file.record
+    dit = file.network()
     config, side = dit.config, record["hyperparameters"]["input_size"] // dit.config.patch
-    torch.testing.assert_close(position_table(config.width, side, side), weights["pos_embed"][0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(position_table(config.width, side, side), file.part.weights.read("pos_embed")[0], rtol=0, atol=1e-6)
     floor = record["tensors"]["out.eps_sigma"]["max_abs_float32_minus_float64"]
     assert config.num_classes in io["in.y"], "the null label should be among them"
     golden.assert_close(dit(io["in.x"], io["in.t"], Cond(labels=io["in.y"])), io["out.eps_sigma"], floor)

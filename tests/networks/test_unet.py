@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from networks import golden
+from networks import golden, golden_pixels
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError
 from unnoise.networks.unet import UNet, UNetConfig
 
 TINY, SD2, SDXL = (golden.UNETS[family] for family in ("ldm/sd1", "ldm/sd2", "sdxl/base"))
-ADM, DDPM = golden.UNETS["adm/unet"], golden.UNETS["ddpm/unet"]
+PIXELS: dict[str, Any] = {"in_channels": 3, "out_channels": 3, "depths": (0, 1), "blocks": 1, "context_width": 0}
+ADM = UNetConfig(**PIXELS, widths=(32, 32), head_width=16, scale_shift=True, resample="residual", num_classes=10, learn_sigma=True)
+DDPM = UNetConfig(**PIXELS, widths=(32, 64), heads=1, corner_pad=True, eps=1e-6, time_shift=1.0, time_cos_first=False)
 
 
 @pytest.mark.parametrize(
     ("family", "output"),
     [
-        ("ddpm/unet", "out"),
-        ("adm/iddpm", "out"),  # its t is a fraction
-        ("adm/unet", "unet.out_legacy"),
-        ("adm/unet", "unet.out_new"),
-        ("consistency/unet", "unet.out"),  # its t is below zero
         ("ldm/uncond", "unet.eps"),
         ("ldm/cin", "unet.eps"),
         ("ldm/sd1", "unet.eps"),
@@ -36,10 +34,26 @@ ADM, DDPM = golden.UNETS["adm/unet"], golden.UNETS["ddpm/unet"]
 def test_authors_outputs(shared: Path, family: str, output: str) -> None:
     io, weights, record = golden.read(shared / "golden" / family)
     tokens = next((io[name] for name in ("context", "txt", "class_embedding") if name in io), None)
-    unet = golden.unet(family, weights, legacy=False if output == "unet.out_new" else None)
+    unet = golden.unet(family, weights)
     with torch.no_grad():
         mine = unet(io["x"], io["t"], Cond(tokens=tokens, pooled=io.get("cond.vector"), labels=io.get("y")))
     golden.assert_recorded(io, record, {output: mine})
+
+
+@pytest.mark.parametrize(
+    ("family", "output", "file"),
+    [
+        ("ddpm/unet", "out", {}),
+        ("adm/iddpm", "out", {}),  # its t is a fraction
+        ("adm/unet", "unet.out_legacy", {}),
+        ("adm/unet", "unet.out_new", {"order": "qkv head d"}),
+        ("consistency/unet", "unet.out", {}),  # its t is below zero
+    ],
+)
+def test_authors_outputs_of_pixel_models(shared: Path, family: str, output: str, file: dict) -> None:
+    opened = golden_pixels.read(shared / "golden" / family, "unet." if family == "adm/unet" else "", **file)
+    io, unet = opened.io, opened.network()
+    golden.assert_recorded(io, opened.record, {output: unet(io["x"], io["t"], Cond(labels=io.get("y")))})
 
 
 def lively(config: UNetConfig) -> UNet:

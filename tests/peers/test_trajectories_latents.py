@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from networks import golden
+from networks import golden, golden_pixels
 from peers.replay import replay
 from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions, schedules
@@ -177,8 +177,8 @@ class ThreeChannels:
 
 def test_dit_guides_three_channels_of_four(shared: Path) -> None:
     """Of the authors' batch the second half only carries the null label: its states are thrown away."""
-    io, weights, record = golden.read(shared / "golden/dit/dit_patch2")
-    dit, table = golden.dit(record, weights), schedules.vp("linear")
+    io, record = (file := golden_pixels.read(shared / "golden/dit/dit_patch2")).io, file.record
+    dit, table = file.network(), file.found.spec.schedule.build()
     times = grid(table, "linspace", 10)
     assert times.tolist() == [*io["out.timestep_map"].flip(0).tolist(), -1]
     labels, null = io["in.y_cfg"].chunk(2)

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from networks import classifier, golden
+from networks import golden, golden_pixels
 from peers.replay import Clipped, replay
 from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions, schedules
 from unnoise.diffusion.grids import grid
 from unnoise.diffusion.noise import Recorded
 from unnoise.diffusion.sampling import Denoiser, Estimate, plan
+from unnoise.diffusion.schedules import Schedule
 from unnoise.diffusion.steps import Solution, Step, level
 from unnoise.runtime.classifier import ClassifierGuided
 from unnoise.runtime.denoise import NetworkDenoiser
@@ -24,25 +25,17 @@ from unnoise.runtime.denoise import NetworkDenoiser
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class Timed(nn.Module):
-    """A network that counts time in other units than its schedule."""
-
-    def __init__(self, network: nn.Module, unit: float):
-        super().__init__()
-        self.network, self.unit = network, unit
-
-    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self.network(x, self.unit * t, cond)
-
-
-TABLES = {"ddpm/unet": schedules.vp("linear"), "adm/unet": schedules.vp("linear"), "adm/iddpm": schedules.vp("cosine", steps=4000)}
-UNITS = {"adm/iddpm": 1000 / 4000}  # rescale_timesteps: the network always hears 0..1000
 LEARNED: dict[str, Any] = {"variance": "learned_range"}
 
 
-def denoiser(family: str, weights: golden.Tensors, clip: bool) -> Denoiser:
-    network = Timed(golden.unet(family, weights), UNITS.get(family, 1.0))
-    plain = NetworkDenoiser(network, TABLES[family], predictions.eps)
+def opened(shared: Path, family: str) -> golden_pixels.Golden:
+    return golden_pixels.read(shared / "golden" / family, "unet." if family == "adm/unet" else "")
+
+
+def denoiser(file: golden_pixels.Golden, clip: bool = False, **spec: Any) -> Denoiser:
+    """As the file's spec says, or `spec`: its schedule tells the network the time."""
+    told = file.found.spec.model_copy(update=spec)
+    plain = NetworkDenoiser(file.network(), told.schedule.build(), predictions.prediction(told.prediction))
     return Clipped(plain) if clip else plain
 
 
@@ -61,20 +54,20 @@ def denoiser(family: str, weights: golden.Tensors, clip: bool) -> Denoiser:
 def test_ddpm_iddpm_and_adm(shared: Path, family, run, states, estimates, clip, sampler, spacing, options) -> None:
     """Respacing "10" keeps both ends of the table, our linspace; "ddim10" is leading. DDIM's own code clips no estimate; where one is
     clipped, the noise in x is derived anew."""
-    io, weights, record = golden.read(shared / "golden" / family)
-    table, walked = TABLES[family], io["seq" if "seq" in io else f"{run}.timestep_map"]
+    io, record = (file := opened(shared, family)).io, file.record
+    table, walked = file.found.spec.schedule.build(), io["seq" if "seq" in io else f"{run}.timestep_map"]
     times = grid(table, spacing, len(walked))
     assert times.tolist() == [*walked.flip(0).tolist(), -1]
     cond = Cond(labels=io.get("y_T"))
-    mine = replay(denoiser(family, weights, clip), io["x_T"], plan(table, sampler, times=times, **options), io[f"{run}.noises"], cond)
+    mine = replay(denoiser(file, clip), io["x_T"], plan(table, sampler, times=times, **options), io[f"{run}.noises"], cond)
     golden.assert_recorded(io, record, {f"{run}.{states}": mine.x, f"{run}.{estimates}": mine.x0})
 
 
 @pytest.mark.parametrize("clip", [True, False])
 def test_one_step_has_the_mean_and_the_learned_variance(shared: Path, clip: bool) -> None:
     """Fed zeros a step is its mean, fed ones it is a standard deviation more; onto the data (t = 0) it is the mean whatever it is fed."""
-    io, weights, record = golden.read(shared / "golden/adm/unet")
-    table, ask = TABLES["adm/unet"], denoiser("adm/unet", weights, clip)
+    io, record = (file := opened(shared, "adm/unet")).io, file.record
+    table, ask = file.found.spec.schedule.build(), denoiser(file, clip)
     means, logs, estimates = [], [], []
     for x, t, y in zip(io["x"].double().split(1), io["t"].tolist(), io["y"].split(1), strict=True):
         how = plan(table, "ddpm", times=[t, t - 1], **LEARNED)
@@ -89,10 +82,10 @@ def test_one_step_has_the_mean_and_the_learned_variance(shared: Path, clip: bool
 
 
 def test_ddim_runs_towards_noise_on_the_same_line(shared: Path) -> None:
-    io, weights, record = golden.read(shared / "golden/adm/unet")
-    table, x = TABLES["adm/unet"], io["x_T"]
+    io, record = (file := opened(shared, "adm/unet")).io, file.record
+    table, x = file.found.spec.schedule.build(), io["x_T"]
     here, there = (level(table, float(t)) for t in io["ddim.timestep_map"][3:5])
-    ask = denoiser("adm/unet", weights, clip=False)
+    ask = denoiser(file)
     with torch.no_grad():
         answer = ask(x, torch.full((len(x),), here.t, dtype=torch.float64), Cond(labels=io["y_T"]))
     assert isinstance(answer, Estimate)
@@ -100,24 +93,26 @@ def test_ddim_runs_towards_noise_on_the_same_line(shared: Path) -> None:
     golden.assert_recorded(io, record, {"ddim_reverse.sample": mine})
 
 
-def guided(weights: golden.Tensors, record: dict) -> ClassifierGuided:
-    plain = denoiser("adm/unet", weights, clip=True)
-    return ClassifierGuided(plain, TABLES["adm/unet"], classifier.adm(weights), record["config"]["classifier_scale"])
+def guided(shared: Path, file: golden_pixels.Golden, table: Schedule) -> ClassifierGuided:
+    classifier = golden_pixels.classifier(shared / "golden/adm/unet", "classifier.")
+    return ClassifierGuided(denoiser(file, clip=True), table, classifier, file.record["config"]["classifier_scale"])
 
 
 def test_a_guided_estimate_is_not_clipped_again(shared: Path) -> None:
-    io, weights, record = golden.read(shared / "golden/adm/unet")
-    how = plan(TABLES["adm/unet"], "ddim", times=grid(TABLES["adm/unet"], "leading", 10))
-    mine = replay(guided(weights, record), io["x_T"], how, cond=Cond(labels=io["y_T"]))
+    io, record = (file := opened(shared, "adm/unet")).io, file.record
+    table = file.found.spec.schedule.build()
+    how = plan(table, "ddim", times=grid(table, "leading", 10))
+    mine = replay(guided(shared, file, table), io["x_T"], how, cond=Cond(labels=io["y_T"]))
     golden.assert_recorded(io, record, {"ddim_guided.samples": mine.x, "ddim_guided.pred_xstart": mine.x0})
     assert mine.x0.abs().max() > 1
 
 
 def test_guided_ancestral_sampling_moves_the_mean(shared: Path) -> None:
     """By variance times gradient. The authors' x_0 is what the network said; ours is the guided one, which the other solvers walk to."""
-    io, weights, record = golden.read(shared / "golden/adm/unet")
-    how = plan(TABLES["adm/unet"], "ddpm", times=grid(TABLES["adm/unet"], "linspace", 10), **LEARNED)
-    mine = replay(guided(weights, record), io["x_T"], how, io["anc_guided.noises"], Cond(labels=io["y_T"]))
+    io, record = (file := opened(shared, "adm/unet")).io, file.record
+    table = file.found.spec.schedule.build()
+    how = plan(table, "ddpm", times=grid(table, "linspace", 10), **LEARNED)
+    mine = replay(guided(shared, file, table), io["x_T"], how, io["anc_guided.noises"], Cond(labels=io["y_T"]))
     golden.assert_recorded(io, record, {"anc_guided.samples": mine.x})
 
 
@@ -126,17 +121,18 @@ KARRAS = grid(VE, "karras", 6)
 CHURN = {"s_churn": 4.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003}
 
 
-def karras(weights: golden.Tensors, run: str) -> NetworkDenoiser:
-    """The network hears 1000 log(sigma) / 4; one set of weights stands for the teacher (EDM) and for what was distilled from it."""
-    distilled = run in ("cd", "onestep", "multistep", "progdist")
-    predicts = predictions.consistency(sigma_data=0.5, sigma_min=0.002) if distilled else predictions.edm()
-    return NetworkDenoiser(Timed(golden.unet("consistency/unet", weights), 1000.0), VE, predicts)
+def karras(file: golden_pixels.Golden, run: str) -> NetworkDenoiser:
+    """One set of weights stands for the teacher (EDM) and for what was distilled from it, as which a file is read unless told otherwise."""
+    teacher = run not in ("cd", "onestep", "multistep", "progdist")
+    found = denoiser(file, **({"prediction": "edm"} if teacher else {}))
+    assert isinstance(found, NetworkDenoiser)
+    return found
 
 
 @pytest.mark.parametrize("run", ["edm", "cd"])
 def test_preconditioning(shared: Path, run: str) -> None:
-    io, weights, record = golden.read(shared / "golden/consistency/unet")
-    sigma, denoise = io["sigma"].double(), karras(weights, run)
+    io, record = (file := opened(shared, "consistency/unet")).io, file.record
+    sigma, denoise = io["sigma"].double(), karras(file, run)
     alpha, predicts = torch.ones_like(sigma), denoise.prediction
     scalings = [torch.as_tensor(scale) for scale in (*predicts.coefficients(alpha, sigma), predicts.scale_in(alpha, sigma))]
     golden.assert_close(torch.stack(scalings).float(), io[f"{run}.scalings"])
@@ -161,7 +157,7 @@ def test_preconditioning(shared: Path, run: str) -> None:
 )
 def test_consistency_models(shared: Path, run, sampler, times, options) -> None:
     """Estimates are clipped, and the picture once more. Where Heun's method has no churn, the authors draw noise and drop it."""
-    io, weights, record = golden.read(shared / "golden/consistency/unet")
+    io, record = (file := opened(shared, "consistency/unet")).io, file.record
     x, noises = 80 * io[f"{run}.noises"][0], io[f"{run}.noises"][1:]
     if options:
         noises = noises[(times[:-1] >= options["s_tmin"]) & (times[:-1] <= options["s_tmax"])]
@@ -169,7 +165,7 @@ def test_consistency_models(shared: Path, run, sampler, times, options) -> None:
         how = replace(plan(VE, "dpm2", times=times), step=midpoint_in_cube_roots)
     else:
         how = plan(VE, sampler, times=times, **options)
-    mine = replay(Clipped(karras(weights, run)), x, how, noises, Cond(labels=io["y_T"]))
+    mine = replay(Clipped(karras(file, run)), x, how, noises, Cond(labels=io["y_T"]))
     golden.assert_recorded(io, record, {f"{run}.sample": mine.x[-1].clamp(-1, 1)})
 
 

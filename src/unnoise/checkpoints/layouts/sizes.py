@@ -25,7 +25,11 @@ def heads(row: ModelSpec) -> dict[str, int]:
 
 def same_sizes(unet: UNetConfig, candidates: Iterable[ModelSpec]) -> ModelSpec | None:
     """The row whose U-Net differs in nothing that shapes show."""
-    return next((row for row in candidates if row.unet == replace(unet, **heads(row))), None)
+    return next((row for row in candidates if row.unet and _shown(row.unet) == _shown(unet)), None)
+
+
+def _shown(unet: UNetConfig) -> dict[str, Any]:
+    return {name: value for name, value in vars(unet).items() if name not in ("heads", "head_width")}
 
 
 def divided(unet: UNetConfig, row: ModelSpec, hints: Mapping[str, Any]) -> UNetConfig:
