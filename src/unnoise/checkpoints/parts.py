@@ -14,6 +14,7 @@ from unnoise.checkpoints import keys
 from unnoise.checkpoints.keys import Layout, Shape
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.checkpoints.weights import Weights
+from unnoise.networks.meta import meta
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Part:
 
     def empty(self) -> nn.Module:
         """On the meta device: names and shapes, no memory."""
-        with torch.device("meta"):
+        with meta():
             return self.network(self.config)
 
     def check(self) -> dict[str, Shape]:

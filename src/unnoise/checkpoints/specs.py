@@ -16,6 +16,7 @@ from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
 from unnoise.networks.bert import BertConfig, BertEncoder
 from unnoise.networks.dit import DiT, DiTConfig
 from unnoise.networks.labels import ClassTokens, ClassTokensConfig
+from unnoise.networks.meta import meta
 from unnoise.networks.mmdit import MMDiT, MMDiTConfig
 from unnoise.networks.ncsnpp import NCSNpp, NCSNppConfig
 from unnoise.networks.t5 import T5Config, T5Encoder
@@ -173,7 +174,7 @@ class ModelSpec(Strict):
 
     def build(self, device: str | torch.device = "cpu") -> nn.ModuleDict:
         """The networks, freshly initialised; on "meta" they cost nothing."""
-        with torch.device(device):
+        with meta() if str(device) == "meta" else torch.device(device):
             return nn.ModuleDict({place: network(config) for place, (network, config) in self.parts().items()})
 
 
