@@ -22,7 +22,8 @@ from unnoise.checkpoints import native
 from unnoise.checkpoints.specs import Defaults, ModelSpec, ScheduleSpec
 from unnoise.diffusion.noise import Streams
 from unnoise.diffusion.solvers import SOLVERS
-from unnoise.errors import ArgumentError, FileError, NonFiniteError, UnknownName
+from unnoise.encoding import Encoder
+from unnoise.errors import ArgumentError, FileError, NonFiniteError, UnknownName, UnnoiseError
 from unnoise.model import BUILTIN, Model, Progress, Result, arguments
 from unnoise.networks import tokenizers
 from unnoise.networks.dit import DiTConfig
@@ -254,7 +255,7 @@ def test_numbers_of_numpy_are_numbers(unet):
 
 WRONG = {  # argument: values, and what the line expects
     "prompt": ([None, 3, [], [None], ["a", 3], b"bytes", {"a": 1}.keys(), object()], "expected a text or a list of texts"),
-    "negative_prompt": ([None, 3, [], ["a", "b"]], "expected"),
+    "negative_prompt": ([3, [], [None], ["a", "b"]], "expected"),
     "num_inference_steps": ([0, -1, 1001, 2.0, "3", True, float("nan"), [3]], "expected a whole number from 1 to 1000"),
     "guidance_scale": ([float("nan"), float("inf"), -101, 101, "3", True, [1.0]], "expected a number from -100 to 100"),
     "guidance_rescale": ([float("nan"), -0.1, 1.1, "0", None], "expected a number from 0 to 1"),
@@ -280,6 +281,24 @@ WRONG = {  # argument: values, and what the line expects
         ],
         "expected",
     ),
+    "image": ([3, object(), np.zeros((1, 2, 3, 4)), np.full((16, 16, 3), 2.0), np.full((16, 16, 3), np.nan), [None]], "image"),
+    "strength": ([0.5, 1.0], "without an image"),
+    "mask_image": (["mask.png", 3], "without an image"),
+    "control": ([3, "hint.png", [None], {}], "expected unnoise.Control"),
+    "class_labels": ([0, [1], "cat"], "knows no classes"),
+    "clip_skip": ([-1, 1.0, "1", None, 101, True], "expected a whole number from 0 to 100"),
+    "original_size": ([16, (16,), (16, 16, 16), (16.0, 16), (-1, 16), "16x16"], "expected"),
+    "crops_coords_top_left": ([16, (16,), (1, 2, 3), (1.5, 2), (-1, 0)], "expected"),
+    "target_size": ([16, (16,), (16, 16, 16), (16.0, 16), (-1, 16)], "expected"),
+    "aesthetic_score": ([-1, 11, "6", None, float("nan")], "expected a number from 0 to 10"),
+    "negative_aesthetic_score": ([-1, 11, "6", None, float("nan")], "expected a number from 0 to 10"),
+    "denoising_start": ([-0.1, 1.1, "0.8", float("nan"), True], "expected a number from 0 to 1"),
+    "denoising_end": ([-0.1, 1.1, "0.8", float("nan"), True], "expected a number from 0 to 1"),
+    "max_sequence_length": ([0, 513, 77.0, "77", True], "expected a whole number from 1 to 512"),
+    "prompt_weights": (["yes", None, 1, 0.0], "expected True or False"),
+    "refiner": ([3, "refiner", {}], "expected a model"),
+    "lora": ([3, [3], ("a", "b"), [("a", 1, 2)], {}], "expected a file"),
+    "safety": (["", "none", 3, None], "unknown safety"),
 }
 NOT_FINITE = torch.full((1, 3, 16, 16), float("nan"))
 
@@ -290,7 +309,7 @@ def test_every_argument_has_its_wrong_values():
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_values_are_refused_before_anything_runs(unet, monkeypatch, name):
-    monkeypatch.setattr(Model, "encode", lambda *given: pytest.fail("the text encoder ran"))
+    monkeypatch.setattr(Encoder, "__call__", lambda *given: pytest.fail("the text encoder ran"))
     values, expected = WRONG[name]
     for value in values:
         given = {"prompt": "x", "sampler": "ddim", name: value}
@@ -459,11 +478,14 @@ CHANGED = {
     "a missing weight": (without_bias, "1 weights are missing ['network.conv_in.bias']"),
     "an unknown weight": (lambda w, h: w.update(extra=torch.zeros(2)), "1 unknown ['extra']"),
     "a wrong shape": (cut, "network.conv_in.weight has shape (5, 12, 3, 3), expected (32, 12, 3, 3)"),
-    "no header": (lambda w, h: False, "expected a model that unnoise saved (format unnoise-1), got format None"),
+    "no header": (lambda w, h: False, "is no model of a family that runs here: 166 tensors such as"),
     "a later format": (lambda w, h: h.update(format="unnoise-9"), "got format unnoise-9"),
     "no description": (lambda w, h: h.pop("spec") and None, "its description is not understood"),
     "a description of a later version": (lambda w, h: h.update(spec=h["spec"].replace('"size"', '"sizes"')), "sizes"),
-    "no backbone": (lambda w, h: h.update(spec=json.dumps({**json.loads(h["spec"]), "unet": None})), "exactly one of unet and dit"),
+    "no backbone": (
+        lambda w, h: h.update(spec=json.dumps({**json.loads(h["spec"]), "unet": None})),
+        "exactly one of unet, dit, mmdit, ncsnpp, got none",
+    ),
     "no tokenizer": (lambda w, h: h.pop("tokenizer") and None, "its tokenizer is not understood"),
 }
 
@@ -501,7 +523,7 @@ def test_a_file_that_is_not_whole(files, tmp_path, case):
 
 def test_places_that_hold_no_file(tmp_path):
     (tmp_path / "folder.safetensors").mkdir()
-    for name, expected in (("none.safetensors", "no file"), ("folder.safetensors", "not a whole safetensors file")):
+    for name, expected in (("none.safetensors", "no file"), ("folder.safetensors", "model_index.json: expected a diffusers folder")):
         with pytest.raises(FileError, match=expected):
             unnoise.load(tmp_path / name)
 
@@ -525,23 +547,27 @@ def test_unknown_names_and_places(files):
 
 @pytest.mark.parametrize("wrong", [5, None, 1.5, ["emoji"], b"emoji"])
 def test_what_names_no_model(wrong):
-    with pytest.raises(ArgumentError, match=r"got model .*: expected a name that unnoise.models\(\) lists, or the path of a .safetensors"):
+    with pytest.raises(
+        ArgumentError,
+        match=r"got model .*: expected a name that unnoise.models\(\) lists, a .safetensors file, a diffusers folder or a hub id",
+    ):
         unnoise.load(wrong)
 
 
 @pytest.mark.parametrize("name", ["emoji", "", "folder/model.ckpt"])
 def test_an_unknown_model_where_none_is_known(name, monkeypatch, tmp_path):
-    import unnoise.model as module
+    import unnoise.loading as module
 
     monkeypatch.setattr(module, "BUILTIN", tmp_path)
-    with pytest.raises(UnknownName) as refused:
+    with pytest.raises(UnnoiseError) as refused:
         unnoise.load(name)
-    assert str(refused.value).endswith(": expected a name that unnoise.models() lists, or the path of a .safetensors file")
+    expected = "expected a name that unnoise.models() lists, a .safetensors file, a diffusers folder or a hub id"
+    assert str(refused.value).endswith(f": {expected}")
     assert str(tmp_path) not in str(refused.value)
 
 
 def test_the_list_of_models_reads_headers_only(files, monkeypatch, tmp_path):
-    import unnoise.model as module
+    import unnoise.loading as module
 
     (tmp_path / "tiny.safetensors").write_bytes(files["unet"].read_bytes())
     monkeypatch.setattr(module, "BUILTIN", tmp_path)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from unnoise.checkpoints import adapters, embeddings
@@ -38,25 +37,35 @@ def pairs(given: Any) -> list[tuple[str | Path | Adapter, float]]:
     return found
 
 
-def put_on(networks: nn.ModuleDict, tokenizers: Mapping[str, Tokenizer], given: Any, strict: bool) -> Adapted:
+def put_on(networks: nn.ModuleDict, tokenizers: Mapping[str, Tokenizer], before: Mapping[str, Tensor], given: Any, strict: bool) -> Adapted:
     """Raises FileError for a file of another family, or one with keys that fit nowhere."""
     parts = {place: network for place, network in networks.items() if place != "autoencoder"}
-    read = [(one if isinstance(one, Adapter) else adapters.read(Weights.open(one), parts, strict=strict), scale) for one, scale in pairs(given)]
+    read = [
+        (one if isinstance(one, Adapter) else adapters.read(Weights.open(one), parts, strict=strict), scale) for one, scale in pairs(given)
+    ]
     changed = adapters.apply(parts, [(adapter, scale) for adapter, scale in read])
     told = tuple(f"{adapter.path}: {', '.join(adapter.kinds)} on {adapter.matched} modules at {scale:g}" for adapter, scale in read)
     new = tuple(word for adapter, _ in read for word in adapter.embeddings)
-    return _with_words(nn.ModuleDict({**dict(networks.items()), **changed}), dict(tokenizers), new, told)
+    return _with_words(nn.ModuleDict({**dict(networks.items()), **changed}), dict(tokenizers), before, new, told)
 
 
-def learned(networks: nn.ModuleDict, tokenizers: Mapping[str, Tokenizer], path: str | Path, word: str | None) -> Adapted:
-    """Textual inversion: the words of a file."""
-    return _with_words(networks, dict(tokenizers), embeddings.read(Weights.open(path), word), ())
+def learned(
+    networks: nn.ModuleDict, tokenizers: Mapping[str, Tokenizer], before: Mapping[str, Tensor], path: str | Path, word: str | None
+) -> Adapted:
+    """Textual inversion: the words of a file. before: vectors of the words that the model knows already."""
+    return _with_words(networks, dict(tokenizers), before, embeddings.read(Weights.open(path), word), ())
 
 
-def _with_words(networks: nn.ModuleDict, tokenizers: dict[str, Tokenizer], new: tuple[Embedding, ...], told: tuple[str, ...]) -> Adapted:
+def _with_words(
+    networks: nn.ModuleDict,
+    tokenizers: dict[str, Tokenizer],
+    before: Mapping[str, Tensor],
+    new: tuple[Embedding, ...],
+    told: tuple[str, ...],
+) -> Adapted:
     encoders = {place: network for place, network in networks.items() if place.startswith("text_encoder")}
-    words = embeddings.words(new, encoders) if new else {}
+    words = embeddings.words(new, encoders, before) if new else {}
     for place, own in words.items():
         tokenizers[place] = tokenizers[place].with_words(own.ids)
     told = told + tuple(f"the word {embedding.word!r}" for embedding in new)
-    return Adapted(networks, tokenizers, {place: torch.as_tensor(own.vectors) for place, own in words.items()}, told)
+    return Adapted(networks, tokenizers, {**before, **{place: own.vectors for place, own in words.items()}}, told)

@@ -1,13 +1,13 @@
 """Prompts, sizes and labels as a model's network wants them: one function a kind of conditioning, all in one table.
 
-    draft             the built-in model: states, pooled, and the picture that they promise
-    clip              last layer behind the final norm                         Stable Diffusion 1, folders of 2
-    clip_penultimate  the layer before it, behind the final norm               single files of Stable Diffusion 2
-    sdxl              penultimate layers of two encoders, side by side; pooled text and six sizes as one vector
-    refiner           of the second encoder alone; five numbers, the last an aesthetic score
-    sd3               penultimate layers of two encoders, padded to T5's width, and T5's states behind them
-    bert              the states                                               latent diffusion from text
-    labels, label_tokens, none
+draft             the built-in model: states, pooled, and the picture that they promise
+clip              last layer behind the final norm                         Stable Diffusion 1, folders of 2
+clip_penultimate  the layer before it, behind the final norm               single files of Stable Diffusion 2
+sdxl              penultimate layers of two encoders, side by side; pooled text and six sizes as one vector
+refiner           of the second encoder alone; five numbers, the last an aesthetic score
+sd3               penultimate layers of two encoders, padded to T5's width, and T5's states behind them
+bert              the states                                               latent diffusion from text
+labels, label_tokens, none
 """
 
 from __future__ import annotations
@@ -145,7 +145,10 @@ def _pooled(states: TextStates) -> Tensor:
 
 def _sdxl(encoder: Encoder, want: Wanted) -> Cond:
     skip = want.clip_skip + 1
-    pairs = [encoder.states(place, want, lambda net, states: net.context(states, skip, norm=False)) for place in ("text_encoder", "text_encoder_2")]
+    pairs = [
+        encoder.states(place, want, lambda net, states: net.context(states, skip, norm=False))
+        for place in ("text_encoder", "text_encoder_2")
+    ]
     tokens, pooled = torch.cat(_same_length([tokens for tokens, _ in pairs]), dim=-1), _pooled(pairs[1][1])
     if want.text is None:  # trained so: an absent prompt is zeros, an empty one is not
         tokens, pooled = torch.zeros_like(tokens), torch.zeros_like(pooled)

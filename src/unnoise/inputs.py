@@ -21,7 +21,7 @@ Picture = Any  # a PIL image, a path, an array (h, w, 3) of 0..255 or 0..1, a te
 class Control:
     """A ControlNet in a request, and what it is shown.
 
-    net: a model of `unnoise.load_control`, or its path. scale 0 is exactly off; it acts in the steps from `start` to `end`, shares of all.
+    net: what `unnoise.load_control` gives. scale 0 is exactly off; it acts in the steps from `start` to `end`, shares of all.
     guess: only the prompted half sees the hint, and more so in the middle of the network.
     """
 
@@ -63,7 +63,9 @@ def pil(picture: Picture, name: str) -> Image.Image:
         picture = picture.detach().cpu().float().squeeze(0)
         picture = picture.permute(1, 2, 0).squeeze(-1).numpy() if picture.ndim == 3 else picture.numpy()
     if not isinstance(picture, np.ndarray) or picture.ndim not in (2, 3):
-        raise ArgumentError(f"got {name} of type {type(picture).__name__}: expected a PIL image, a path, an array (h, w, 3) or a tensor (3, h, w)")
+        raise ArgumentError(
+            f"got {name} of type {type(picture).__name__}: expected a PIL image, a path, an array (h, w, 3) or a tensor (3, h, w)"
+        )
     if picture.dtype != np.uint8:
         if not np.isfinite(picture).all() or picture.min() < 0 or picture.max() > 1:
             raise ArgumentError(f"got {name} with values outside 0..1: expected 0..1, or 0..255 as unsigned bytes")
@@ -95,8 +97,10 @@ def are_latents(given: Any, channels: int) -> bool:
 
 
 def controls(given: Control | Sequence[Control] | None) -> list[Control]:
-    found = [] if given is None else [given] if isinstance(given, Control) else list(given)
+    found = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
     for one in found:
         if not isinstance(one, Control):
             raise ArgumentError(f"got control {one!r}: expected unnoise.Control(net, image), or a list of them")
+        if not hasattr(one.net, "network"):
+            raise ArgumentError(f"got {one.net!r} as the net of a control: expected what unnoise.load_control(FILE) gives")
     return found

@@ -20,6 +20,8 @@ from unnoise.networks import tokenizers, wordpiece
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.runtime import devices
 
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -62,13 +64,15 @@ def load(
     Raises UnknownName, ArgumentError or FileError.
     """
     where = devices.device(device)
-    path, precision = _place(model), devices.dtype(dtype, where)
-    if path.is_file() and headers.read(path).metadata.get("format") == native.FORMAT:
+    path, precision = place(model), devices.dtype(dtype, where)
+    if path.is_file() and headers.read(path).metadata.get("format", "").startswith(native.FORMAT.split("-")[0]):
         spec, tokenizer, networks = native.load(path, precision, where)
         return Model(spec, tokenizer, networks, file=path)
     found = _with_parts(opening.opened(path, config, variant), parts or {})
     spec = found.spec if prediction is None else ModelSpec(**{**dict(found.spec), "prediction": prediction})
-    networks = nn.ModuleDict({place: part.load(precision, where) for place, part in found.parts.items() if place in spec.parts() or place == "network"})
+    networks = nn.ModuleDict(
+        {place: part.load(precision, where) for place, part in found.parts.items() if place in spec.parts() or place == "network"}
+    )
     return Model(spec, _tokenizers(found), networks, file=path, safety=_safety(path, precision, where), told=found.told)
 
 
@@ -109,16 +113,18 @@ def _safety(path: Path, dtype: torch.dtype, device: torch.device) -> SafetyCheck
     return SafetyChecker(part.load(dtype, device)) if part else None  # pyright: ignore[reportArgumentType]
 
 
-def _place(model: str | Path) -> Path:
+def place(model: str | Path) -> Path:
     """Where a model is: a path as it is, a name among those that come with the package, or a hub id in its cache."""
     expected = "a name that unnoise.models() lists, a .safetensors file, a diffusers folder or a hub id"
-    if not isinstance(model, str | Path):
+    if not isinstance(model, str | Path) or not str(model):
         raise ArgumentError(f"got model {model!r}: expected {expected}")
     path = Path(model)
     if path.suffix == ".safetensors" or path.is_dir():
         return path
-    if path.exists():
-        raise FileError(f"{path} is no .safetensors file: run `unnoise convert {path}` if it holds weights as a pickle")
+    if path.suffix in PICKLES:
+        raise FileError(
+            f"{path} is a pickle by its name: run `unnoise convert {path}`" if path.exists() else f"no file {path}: expected {expected}"
+        )
     builtin = BUILTIN / f"{model}.safetensors"
     if builtin.is_file():
         return builtin

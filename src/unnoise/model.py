@@ -19,7 +19,7 @@ from unnoise.adapting import Adapted
 from unnoise.checkpoints import native
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.diffusion import predictions, sampling
-from unnoise.diffusion.sampling import Denoiser, Run
+from unnoise.diffusion.sampling import Run
 from unnoise.encoding import Encoder
 from unnoise.errors import ArgumentError
 from unnoise.images import safety as checking
@@ -169,6 +169,8 @@ class Model:
         if lora is not None:
             return self.with_lora(lora).stream(**given, refiner=refiner, **unknown)
         if refiner is not None:
+            if not isinstance(refiner, Model):
+                raise ArgumentError(f"got refiner of type {type(refiner).__name__}: expected a model that unnoise.load gave")
             return self._refined(refiner, given | unknown)
         tensors = {key: given.pop(key) for key in ("latents", "image", "mask_image", "control")}
         if image is None and (strength is not None or mask_image is not None):
@@ -186,7 +188,11 @@ class Model:
         for last in base:
             yield last
         assert last is not None  # a trajectory has a step
-        own = {name: value for name, value in arguments.items() if name not in ("latents", "control", "mask_image", "denoising_end", "strength")}
+        own = {
+            name: value
+            for name, value in arguments.items()
+            if name not in ("latents", "control", "mask_image", "denoising_end", "strength")
+        }
         own |= {"seed": last.request.seeds[0], "image": last.latents, "denoising_start": share, "output_type": output}
         own |= {"height": last.request.height, "width": last.request.width, "num_inference_steps": last.request.steps}
         yield from refiner.stream(**own)
@@ -195,6 +201,8 @@ class Model:
         """A request's pictures as tensors. Raises ArgumentError or FileError."""
         size = (len(asked.prompts), asked.height, asked.width)
         noise, controls = self._checked(asked, latents, "latents"), tuple(inputs.controls(control))
+        for one in controls:
+            one.net.check(self.networks["network"], self.spec.name)
         masks = None if mask_image is None else inputs.masks(mask_image, *size)
         if image is None or inputs.are_latents(image, self.spec.channels):
             return Given(noise, x0=self._checked(asked, image, "image"), mask=masks, controls=controls)
@@ -218,7 +226,9 @@ class Model:
         if not isinstance(latents, Tensor):
             raise ArgumentError(f"got {name} of type {type(latents).__name__}: expected a tensor of shape {shape}")
         if latents.shape != shape or not latents.is_floating_point():
-            raise ArgumentError(f"got {name} of shape {tuple(latents.shape)} and {latents.dtype}: expected {shape} and a floating-point type")
+            raise ArgumentError(
+                f"got {name} of shape {tuple(latents.shape)} and {latents.dtype}: expected {shape} and a floating-point type"
+            )
         if not bool(torch.isfinite(latents).all()):
             raise ArgumentError(f"got {name} that are not finite: expected noise of unit variance")
         return latents.to(self.device, torch.float32)
@@ -229,7 +239,9 @@ class Model:
         records = self.describe(asked)
         if asked.output_type == "latent":
             return Result(latents, latents, list(asked.seeds), records)
-        decoded = first_stage.decode(self.trajectories.stage(), latents) if self.spec.first_stage else first_stage.Decoded(latents, self.dtype)
+        decoded = (
+            first_stage.decode(self.trajectories.stage(), latents) if self.spec.first_stage else first_stage.Decoded(latents, self.dtype)
+        )
         if decoded.dtype != self.dtype and self.spec.first_stage:
             records = [{**record, "decoded_in": str(decoded.dtype).removeprefix("torch.")} for record in records]
         pictures = [_pil(row) for row in _unit(decoded.pictures)]
@@ -242,14 +254,19 @@ class Model:
         images = exact if asked.output_type == "pt" else exact.permute(0, 2, 3, 1).cpu().numpy()
         return Result(images, latents, list(asked.seeds), records)
 
-    def _judged(self, pictures: list[Image.Image], records: list[dict[str, Any]], asked: Request) -> tuple[list[Image.Image], list[dict[str, Any]]]:
+    def _judged(
+        self, pictures: list[Image.Image], records: list[dict[str, Any]], asked: Request
+    ) -> tuple[list[Image.Image], list[dict[str, Any]]]:
         """The safety checker's word on every photograph; where its weights are not there, that is said."""
         if self.spec.conditioning not in PHOTOGRAPHIC or asked.get("safety") == "off":
             return pictures, records
         if self.safety is None:
             return pictures, [{**record, "safety_checker": "absent"} for record in records]
         verdicts = self.safety(pictures)
-        said = [{**record, "safety_checker": "flagged" if verdict.flagged else "passed"} for record, verdict in zip(records, verdicts, strict=True)]
+        said = [
+            {**record, "safety_checker": "flagged" if verdict.flagged else "passed"}
+            for record, verdict in zip(records, verdicts, strict=True)
+        ]
         return checking.act(asked.get("safety"), pictures, verdicts), said
 
     @torch.no_grad()
@@ -265,16 +282,15 @@ class Model:
 
     def with_lora(self, adapters: Any, *, strict: bool = True) -> Model:
         """This model with adapters on: paths, or pairs of path and scale. The weights are shared and stay as they are; drop it to be rid of it."""
-        return self._with(adapting.put_on(self.networks, self.tokenizers, adapters, strict))
+        return self._with(adapting.put_on(self.networks, self.tokenizers, self.encode.words, adapters, strict))
 
     def with_embedding(self, path: str | Path, word: str | None = None) -> Model:
         """This model knowing the word, or words, of a textual inversion file; word: another name for the only one."""
-        return self._with(adapting.learned(self.networks, self.tokenizers, path, word))
+        return self._with(adapting.learned(self.networks, self.tokenizers, self.encode.words, path, word))
 
     def _with(self, adapted: Adapted) -> Model:
-        words = {**self.encode.words, **adapted.words}
         told = (*self.told, *adapted.told)
-        return Model(self.spec, adapted.tokenizers, adapted.networks, file=self.file, safety=self.safety, told=told, words=words)
+        return Model(self.spec, adapted.tokenizers, adapted.networks, file=self.file, safety=self.safety, told=told, words=adapted.words)
 
     def describe(self, asked: Request) -> list[dict[str, Any]]:
         """One record a picture, ready for JSON. "model" is the name, or the path just as `load` was given it, folders and all."""
@@ -288,7 +304,14 @@ class Model:
         }
         rows = zip(asked.prompts, asked.negative_prompts, asked.seeds, asked.labels, self._dropped(asked), strict=True)
         return [
-            {**common, "prompt": prompt, "negative_prompt": negative, "seed": seed, **({} if label is None else {"class_labels": label}), **cut}
+            {
+                **common,
+                "prompt": prompt,
+                "negative_prompt": negative,
+                "seed": seed,
+                **({} if label is None else {"class_labels": label}),
+                **cut,
+            }
             for prompt, negative, seed, label, cut in rows
         ]
 

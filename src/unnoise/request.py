@@ -173,10 +173,20 @@ def _more(given: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
         "denoising_end": lambda value: _number("denoising_end", value, 0, 1),
         "max_sequence_length": lambda value: _whole("max_sequence_length", value, 1, 512),
         "safety": lambda value: _name("safety", value, SAFETY),
+        "prompt_weights": _switch,
     }
-    pairs = {name: _pair(name, given[name]) for name in ("original_size", "crops_coords_top_left", "target_size") if given.get(name)}
-    checked = {name: checks[name](value) if name in checks and value is not None else value for name, value in given.items()} | pairs
+    pairs = {
+        name: _pair(name, given[name]) for name in ("original_size", "crops_coords_top_left", "target_size") if given.get(name) is not None
+    }
+    absent = {name for name, value in given.items() if value is None and MORE[name] is None}
+    checked = {name: checks[name](value) if name in checks and name not in absent else value for name, value in given.items()} | pairs
     return tuple((name, value) for name, value in checked.items() if value is not None and value != MORE[name])
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ArgumentError(f"got prompt_weights {value!r}: expected True or False")
+    return value
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from unnoise import inputs
 from unnoise.checkpoints.specs import ModelSpec
-from unnoise.conditioning import Cond
 from unnoise.diffusion import sampling
 from unnoise.diffusion.guidance import Guidance, Guided, guidance
 from unnoise.diffusion.noise import Streams
@@ -67,7 +66,9 @@ class Trajectories:
         """On a CPU a picture never depends on its batch. The price for small models: one without guidance is computed twice."""
         small = sum(p.numel() for p in network.parameters()) < SMALL
         rows = (2 if small else 1) if self.device.type == "cpu" else None
-        return Guided(NetworkDenoiser(network, self.schedule, self.prediction, rows), self.schedule, self.prediction, self.spec.guided_channels)
+        return Guided(
+            NetworkDenoiser(network, self.schedule, self.prediction, rows), self.schedule, self.prediction, self.spec.guided_channels
+        )
 
     def shape(self, asked: Request) -> tuple[int, ...]:
         return (len(asked.prompts), self.spec.channels, asked.height // self.spec.factor, asked.width // self.spec.factor)
@@ -120,9 +121,11 @@ class Trajectories:
         """Both sides of every picture, encoded together so that they have as many tokens."""
         n = len(asked.prompts)
         positive = [self._wanted(asked, text, label) for text, label in zip(asked.prompts, asked.labels, strict=True)]
-        if asked.guidance_scale == 1:
+        told = self.spec.unet is not None and self.spec.unet.guidance_width > 0  # the network itself, and it answers guided
+        if asked.guidance_scale == 1 or told:
             both = self.encode(positive)
-            return guidance(both, both, 1.0)
+            scale = torch.full((n,), asked.guidance_scale, device=self.device)
+            return guidance(*[replace(both, guidance=scale) if told else both] * 2, 1.0)
         both = self.encode([*positive, *(self._wanted(asked, text, None, negative=True) for text in asked.negative_prompts)])
         options = {"rescale": asked.guidance_rescale, "interval": asked.guidance_interval}
         return guidance(both.rows(0, n), both.rows(n, 2 * n), asked.guidance_scale, **options)
@@ -186,7 +189,7 @@ class Trajectories:
         if not one.net.latents:
             return hint
         stage = self.stage()
-        return torch.cat([stage.scaled(stage.encode(2 * row - 1).mean).float() for row in hint.split(1)])
+        return torch.cat([one.net.shown(stage, row) for row in hint.split(1)])
 
 
 def _to_latents(mask: Tensor, like: Tensor) -> Tensor:

@@ -75,7 +75,9 @@ def _tokenizer(shared: Path, pad: str = "<|endoftext|>") -> Any:
     return CLIPTokenizer.from_pretrained(str(shared / "weights/sd15_layout/tokenizer"), pad_token=pad)
 
 
-def sd1(shared: Path, *, unet: dict[str, Any] | None = None, scheduler: dict[str, Any] | None = None, cls: str = "StableDiffusionPipeline") -> Any:
+def sd1(
+    shared: Path, *, unet: dict[str, Any] | None = None, scheduler: dict[str, Any] | None = None, cls: str = "StableDiffusionPipeline"
+) -> Any:
     """Stable Diffusion 1's shape."""
     import diffusers
     from diffusers import DDIMScheduler
@@ -133,7 +135,7 @@ def sdxl(shared: Path, *, refiner: bool = False, **more: Any) -> Any:
 
 def sd3(shared: Path) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-    from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+    from transformers import T5Config, T5EncoderModel
 
     transformer = SD3Transformer2DModel(
         sample_size=16,

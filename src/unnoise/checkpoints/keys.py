@@ -83,7 +83,11 @@ def write(layout: Layout, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]
         shaped = tensor.reshape(*tensor.shape, *[1] * ones) if tensor.ndim > 1 else tensor
         pieces.setdefault(key, {})[piece] = shaped
     joined = {key: _joined(parts, layout) for key, parts in pieces.items()}
-    return {one: part for key, value in joined.items() for one, part in zip(key.split("+"), value.chunk(key.count("+") + 1) if "+" in key else [value], strict=True)}
+    return {
+        one: part
+        for key, value in joined.items()
+        for one, part in zip(key.split("+"), value.chunk(key.count("+") + 1) if "+" in key else [value], strict=True)
+    }
 
 
 def check(layout: Layout, expected: Mapping[str, Shape], weights: Weights, what: str) -> None:

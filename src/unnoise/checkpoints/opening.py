@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from unnoise.checkpoints import families, folders
 from unnoise.checkpoints.keys import Layout
-from unnoise.checkpoints.layouts import adm, consistency, ddpm, dit, edm, ldm, score_sde, sd3, single
+from unnoise.checkpoints.layouts import adm, consistency, controlnet, ddpm, dit, edm, ldm, score_sde, sd3, single
 from unnoise.checkpoints.parts import Found, Hints, Part
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.checkpoints.weights import Weights
@@ -58,6 +59,18 @@ def part(path: Path, place: str) -> Part:
         return recognise(weights, {}).parts[place]
     except (FileError, KeyError):
         raise FileError(f"{path} holds no {place}: {len(weights)} tensors such as {', '.join(sorted(weights)[:3])}") from None
+
+
+def control(path: Path, hints: Mapping[str, Any], variant: str | None = None) -> Part:
+    """A ControlNet: a folder with a config.json, or a file of one of its published forms. Raises FileError."""
+    folder = path if path.is_dir() else path.parent
+    weights = Weights.open(folders.weights_file(path, variant) if path.is_dir() else path)
+    described = path.is_dir() or path.name.startswith(folders.STEMS[0])  # a file that left its folder has no config of its own
+    beside = folder / "config.json"
+    found = controlnet.part(weights, folders.read_json(beside) if described and beside.is_file() else {}, hints)
+    if found is None:
+        raise FileError(f"{path} is no ControlNet: {len(weights)} tensors such as {', '.join(sorted(weights)[:3])}")
+    return found
 
 
 def replaced(spec: ModelSpec, place: str, part: Part) -> ModelSpec:

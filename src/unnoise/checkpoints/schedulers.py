@@ -28,7 +28,8 @@ def read(config: Mapping[str, Any], spec: ModelSpec) -> tuple[ModelSpec, list[st
     few = FEW_STEPS.get(name, {})
     update: dict[str, Any] = {"schedule": _betas(config), "prediction": few.get("prediction") or _prediction(config)}
     if "sampler" in few:
-        update["defaults"] = Defaults(sampler=few["sampler"], num_inference_steps=4, guidance_scale=1.0)
+        scale = 8.0 if spec.unet and spec.unet.guidance_width else 1.0  # told to the network, else distilled for good
+        update["defaults"] = Defaults(sampler=few["sampler"], spacing=few["sampler"], num_inference_steps=4, guidance_scale=scale)
     elif update["schedule"].zero_terminal_snr:  # the first step must be the last of the table (Lin et al. 2023, section 3.3)
         update["defaults"] = spec.defaults.model_copy(update={"spacing": "trailing"})
     schedule = update["schedule"]
@@ -47,7 +48,11 @@ def _betas(config: Mapping[str, Any]) -> ScheduleSpec:
     given = config.get("beta_schedule", "linear")
     if given not in BETAS:
         raise FileError(f"the scheduler's config has beta_schedule {given!r}: expected one of {', '.join(BETAS)}")
-    ends = {} if given == "squaredcos_cap_v2" else {name: config.get(name, value) for name, value in (("beta_start", 1e-4), ("beta_end", 0.02))}
+    ends = (
+        {}
+        if given == "squaredcos_cap_v2"
+        else {name: config.get(name, value) for name, value in (("beta_start", 1e-4), ("beta_end", 0.02))}
+    )
     return ScheduleSpec(
         kind="vp",
         betas=BETAS[given],  # pyright: ignore[reportArgumentType]

@@ -39,7 +39,7 @@ def _named(shapes: Mapping[str, Shape], inside: Mapping[str, str] = LISTS_OF_ONE
 
 
 def unet(shapes: Mapping[str, Shape]) -> Layout:
-    return _named(shapes)
+    return _named(shapes, {**LISTS_OF_ONE, r"^\.guidance_proj\.": ".time_embedding.cond_proj."})
 
 
 def unet_config(config: Config) -> UNetConfig:
@@ -66,6 +66,7 @@ def unet_config(config: Config) -> UNetConfig:
         context_width=config["cross_attention_dim"],
         linear_projection=bool(config.get("use_linear_projection")),
         pooled_width=pooled or 0,
+        guidance_width=config.get("time_cond_proj_dim") or 0,
         time_shift=float(config.get("freq_shift", 0)),
         time_cos_first=config.get("flip_sin_to_cos", True),
         groups=config.get("norm_num_groups", 32),
@@ -140,13 +141,14 @@ def mmdit(config: MMDiTConfig) -> Layout:
     }
     modules |= {f"final_layer.adaLN_modulation.1.{part}": f"norm_out.linear.{part}#swap" for part in ("weight", "bias")}
     for i in range(config.depth):
-        modules |= _joint_block(f"joint_blocks.{i}", f"transformer_blocks.{i}")
+        modules |= joint_block(f"joint_blocks.{i}", f"transformer_blocks.{i}")
     ends = f"joint_blocks.{last}.context_block.adaLN_modulation.1"
     modules |= {f"{ends}.{part}": f"transformer_blocks.{last}.norm1_context.linear.{part}#swap" for part in ("weight", "bias")}
     return Layout(modules)
 
 
-def _joint_block(ours: str, theirs: str) -> dict[str, str]:
+def joint_block(ours: str, theirs: str) -> dict[str, str]:
+    """Of an MMDiT, or of a ControlNet of it: our module's path, theirs."""
     found = {}
     for stream, attn, q, out, norms, modulation, ff in (
         ("x_block", "attn", "to_{}", "to_out.0", "norm_{}", "norm1", "ff"),

@@ -1,10 +1,10 @@
 """Single files of CompVis and Stability AI: latent diffusion, Stable Diffusion 1 and 2, SDXL and its refiner.
 
-    model.diffusion_model.*     the U-Net with numbered blocks
-    model_ema.*                 its average, the names without their dots
-    first_stage_model.*         the autoencoder
-    cond_stage_model.*          the condition's encoder; in SDXL conditioner.embedders.0.* and .1.*
-    betas ...                   the schedule, as tables
+model.diffusion_model.*     the U-Net with numbered blocks
+model_ema.*                 its average, the names without their dots
+first_stage_model.*         the autoencoder
+cond_stage_model.*          the condition's encoder; in SDXL conditioner.embedders.0.* and .1.*
+betas ...                   the schedule, as tables
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The U-Net with numbered blocks: guided-diffusion, latent diffusion, Stable Diffusion 1 and 2, SDXL. One numbering serves them all.
 
-    input_blocks.0      the first convolution
-    input_blocks.n      a residual block (.0), attention behind it (.1); or the change of size that ends a level (.0)
-    middle_block.0-2
-    output_blocks.n     a residual block (.0), attention (.1), and in a level's last one the change of size behind them
+input_blocks.0      the first convolution
+input_blocks.n      a residual block (.0), attention behind it (.1); or the change of size that ends a level (.0)
+middle_block.0-2
+output_blocks.n     a residual block (.0), attention (.1), and in a level's last one the change of size behind them
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ def names(config: UNetConfig) -> dict[str, str]:
 def _ends() -> dict[str, str]:
     time = {f"time_embedding.linear_{i + 1}": f"time_embed.{2 * i}" for i in range(2)}
     pooled = {f"add_embedding.linear_{i + 1}": f"label_emb.0.{2 * i}" for i in range(2)}
-    ends = {"class_embedding": "label_emb", "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+    ends = {
+        "guidance_proj": "time_embed.cond_proj",
+        "class_embedding": "label_emb",
+        "conv_in": "input_blocks.0.0",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
+    }
     return time | pooled | ends
 
 

@@ -1,8 +1,8 @@
 """Single files of Stable Diffusion 3 and 3.5. Our modules have the authors' names.
 
-    model.diffusion_model.*                 the MMDiT
-    first_stage_model.*                     the autoencoder
-    text_encoders.clip_l|clip_g|t5xxl.transformer.*     in some files, all or a part of them
+model.diffusion_model.*                 the MMDiT
+first_stage_model.*                     the autoencoder
+text_encoders.clip_l|clip_g|t5xxl.transformer.*     in some files, all or a part of them
 """
 
 from __future__ import annotations
