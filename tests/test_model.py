@@ -567,10 +567,11 @@ def test_an_unknown_model_where_none_is_known(name, monkeypatch, tmp_path):
 
 
 def test_the_list_of_models_reads_headers_only(files, monkeypatch, tmp_path):
-    import unnoise.loading as module
+    from unnoise import loading, model
 
     (tmp_path / "tiny.safetensors").write_bytes(files["unet"].read_bytes())
-    monkeypatch.setattr(module, "BUILTIN", tmp_path)
+    for module in (loading, model):
+        monkeypatch.setattr(module, "BUILTIN", tmp_path)
     (info,) = unnoise.models()
     weights = load_file(files["unet"])
     assert (info.name, info.family, info.bytes) == ("tiny", "pixel", files["unet"].stat().st_size)

@@ -22,6 +22,7 @@ from unnoise.diffusion import predictions, sampling
 from unnoise.diffusion.sampling import Run
 from unnoise.encoding import Encoder
 from unnoise.errors import ArgumentError
+from unnoise.images import previews
 from unnoise.images import safety as checking
 from unnoise.images.safety import SafetyChecker
 from unnoise.inputs import Control
@@ -162,8 +163,8 @@ class Model:
         that one had its denoising_end. mask_image: white is painted anew, black stays to the byte. control: `unnoise.Control`s.
         class_labels: of class-conditional models. clip_skip: text layers left out, as in diffusers. original_size, crops_coords_top_left,
         target_size (height first) and the scores: what SDXL is told. max_sequence_length: of T5's tokens. prompt_weights: whether
-        "(x:1.2)" is a weight. refiner: a model that takes over at denoising_end (0.8). lora: paths, or pairs of path and scale. safety: "black", "blur", "flag" or "off" for pictures that the
-        safety checker flags. Wrong values raise ArgumentError before anything runs.
+        "(x:1.2)" is a weight. refiner: a model that takes over at denoising_end (0.8). lora: paths, or pairs of path and scale. safety:
+        "black", "blur", "flag" or "off" for pictures that the safety checker flags. Wrong values raise ArgumentError before anything runs.
         """
         given = {key: value for key, value in locals().items() if key not in ("self", "unknown", "refiner", "lora")}
         if lora is not None:
@@ -281,7 +282,10 @@ class Model:
         return [_pil(row) for row in _unit(x)]
 
     def with_lora(self, adapters: Any, *, strict: bool = True) -> Model:
-        """This model with adapters on: paths, or pairs of path and scale. The weights are shared and stay as they are; drop it to be rid of it."""
+        """This model with adapters on: paths, or pairs of path and scale. The base weights are shared and stay as they are.
+
+        strict: a file with keys that fit nowhere is refused. Raises FileError, also for another family's file.
+        """
         return self._with(adapting.put_on(self.networks, self.tokenizers, self.encode.words, adapters, strict))
 
     def with_embedding(self, path: str | Path, word: str | None = None) -> Model:

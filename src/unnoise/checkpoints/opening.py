@@ -47,7 +47,7 @@ def recognise(weights: Weights, hints: Hints) -> Found:
 
 
 def part(path: Path, place: str) -> Part:
-    """One network for a place of a model: a folder with a config.json, a file of that network alone, or a whole model's. Raises FileError."""
+    """One network for a place of a model: of a folder with a config.json, of a file of its own, or of a whole model's. Raises FileError."""
     if path.is_dir():
         folder = folders.Folder(path.parent, {path.name: ["", ""]})
         return folders.vae(folder, path.name) if place == "autoencoder" else folders.text(folder, path.name)
@@ -74,7 +74,7 @@ def control(path: Path, hints: Mapping[str, Any], variant: str | None = None) ->
 
 
 def replaced(spec: ModelSpec, place: str, part: Part) -> ModelSpec:
-    """The spec with another network in a place; an autoencoder keeps the family's scale and shift. Raises FileError for latents that do not fit."""
+    """The spec with another network in a place. An autoencoder keeps the family's scale and shift. Raises FileError for other latents."""
     config = part.config
     if place != "autoencoder":
         fields = {"text_encoder": "text", "text_encoder_2": "text_2", "text_encoder_3": "text_3"}

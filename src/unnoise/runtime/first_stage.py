@@ -1,4 +1,4 @@
-"""Pictures to latents and back, one picture at a time, so that a picture is the same to the last bit in any batch and memory is that of one."""
+"""Pictures to latents and back, one at a time: the same to the last bit in any batch, in the memory of one."""
 
 from __future__ import annotations
 
