@@ -35,6 +35,7 @@ FLOORS = (
     ("trajectory",),
     ("model",),
     ("loading",),
+    ("controls",),
     ("data",),
     ("training",),
     ("evaluation",),
@@ -51,7 +52,7 @@ PARAMETERS = 8  # without self and cls
 VERBS = {"generate", "stream", "sample"}  # these take what diffusers' callers know; so does a command, whose parameters are its options
 
 PEERS = {"diffusers", "transformers", "peft", "k_diffusion", "torch_fidelity"}  # tests compare with them; the package stands alone
-IMPORT_NAMES = {"pillow": "PIL"}  # where a distribution's import is not its name with underscores
+IMPORT_NAMES = {"pillow": "PIL", "opencv-python-headless": "cv2"}  # where a distribution's import is not its name with underscores
 SILENT_EXTRAS = {"test"}  # the package imports nothing of these
 
 KERNELS = ("scaled_dot_product_attention", "flex_attention", "flash_attn", "xformers")

@@ -1,0 +1,82 @@
+"""ControlNets by file, folder or hub id, for `unnoise.Control`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unnoise.checkpoints import opening
+from unnoise.checkpoints.layouts import controlnet
+from unnoise.errors import ArgumentError, FileError
+from unnoise.loading import place
+from unnoise.model import Model
+from unnoise.networks.controlnet import ControlNet
+from unnoise.networks.controlnet_mmdit import MMDiTControlNet
+from unnoise.runtime import devices
+
+
+@dataclass(frozen=True)
+class ControlModel:
+    """A ControlNet, ready for `unnoise.Control`."""
+
+    network: ControlNet | MMDiTControlNet
+    family: str  # "sd1", "sd2", "sdxl" or "sd3"
+    kind: str = ""  # of hint, where the file says it: "blur", "canny", "depth"
+
+    @property
+    def latents(self) -> bool:
+        """Whether it is shown latents, not pixels."""
+        return isinstance(self.network, MMDiTControlNet)
+
+    def check(self, network: nn.Module, name: str) -> None:
+        """Raises ArgumentError where this net is not for the network, `name` of which is its family's."""
+        try:
+            self.network.places(network)
+        except ArgumentError as error:
+            raise ArgumentError(f"got a ControlNet of {self.family} for {name}: {error}") from None
+
+    def shown(self, stage: nn.Module, hint: Tensor) -> Tensor:
+        """Latents of a hint (b, 3, h, w) in 0..1, as the net was trained to see them.
+
+        Stability's Canny net of the form 8b saw pixels 127.5 times as far apart (sd3_infer.py of sd3.5, `vae_encode`); nets that hear no
+        pooled text saw latents that were not shifted (diffusers' pipeline of SD3ControlNetModel).
+        """
+        assert isinstance(self.network, MMDiTControlNet)
+        config = self.network.config
+        x = hint * 127.5 + 0.5 if config.form == "8b" and self.kind == "canny" else 2 * hint - 1
+        latents = stage.encode(x.to(next(stage.parameters()).dtype)).mean
+        latents = latents * stage.config.scale if config.zero_pooled else stage.scaled(latents)
+        return latents.float()
+
+
+def load_control(
+    control: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    model: Model | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> ControlModel:
+    """A ControlNet from a .safetensors file, a diffusers folder or a hub id "owner/name".
+
+    Files of lllyasviel and diffusers for Stable Diffusion 1, 2 and SDXL; of diffusers and Stability AI for Stable Diffusion 3 and 3.5.
+    dtype and device: as for `load`; with a model they are the model's, and a net that was made for another family is refused at once.
+    config: fields of the network's config that the file does not show, such as {"heads": 4}. Raises ArgumentError or FileError.
+    """
+    where = model.device if model else devices.device(device)
+    precision = model.dtype if model else devices.dtype(dtype, where)
+    part = opening.control(place(control), config or {})
+    sizes = part.config
+    family = controlnet.family(sizes)
+    if family == "sd3" and sizes.hint_channels != sizes.mmdit.in_channels:
+        raise FileError(f"{part.weights.path} wants a mask beside its hint: expected a ControlNet that is shown a picture")
+    if model is not None:
+        with torch.device("meta"):
+            ControlModel(part.network(sizes), family).check(model.networks["network"], model.spec.name)  # pyright: ignore[reportArgumentType]
+    network = part.load(precision, where)
+    return ControlModel(network, family, controlnet.kind(part.weights))  # pyright: ignore[reportArgumentType]
