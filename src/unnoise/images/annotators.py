@@ -15,6 +15,7 @@ from unnoise.checkpoints.weights import Weights
 from unnoise.errors import ArgumentError, FileError, UnknownName
 from unnoise.networks.annotators import HED, BodyPose
 from unnoise.networks.depth import DepthAnything, DepthConfig
+from unnoise.networks.meta import meta
 from unnoise.networks.mlsd import MLSD, MLSD_LARGE, MLSD_TINY
 
 
@@ -51,7 +52,7 @@ def load(kind: str, path: str | Path, device: torch.device | str = "cpu") -> nn.
         raise UnknownName("annotator", kind, ANNOTATORS)
     row, weights = ANNOTATORS[kind], Weights.open(path)
     names = {key: row.name(key) for key in weights}
-    with torch.device("meta"):
+    with meta():
         network = row.build({key: torch.empty(shape) for key, shape in weights.shapes.items()}, _beside(Path(path)))
     found = {name: weights.shapes[key] for key, name in names.items() if name}
     match(Path(path), found, {name: value.shape for name, value in network.state_dict().items()})
