@@ -62,6 +62,8 @@ def _header(path: Path, metadata: dict[str, str]) -> tuple[ModelSpec, Tokenizer]
         pieces = tokenizers.Tokenizer.from_str(metadata.get("tokenizer", ""))
     except Exception as error:  # the library raises the bare class
         raise FileError(f"{path}: its tokenizer is not understood: {error}") from None
+    if spec.text is None:
+        raise FileError(f"{path}: its description has no text encoder, which every model of this format has")
     return spec, Tokenizer(pieces, spec.text.length)
 
 

@@ -92,11 +92,11 @@ def model_subject(model: Model, prompts: Sequence[str], *, seed: int = 0, pictur
     given = {**usual, "prompt": list(prompts), "num_images_per_prompt": pictures, "seed": seed}
     asked = request(model.spec, **given, unknown={})
     with torch.no_grad():
-        guidance = model.guidance(asked)
+        guidance = model.trajectories.guidance(asked)
 
     def begin(plan: Plan) -> Run:
         noise = Streams(asked.seeds)
-        drawn = noise.draw(torch.empty(len(asked.seeds), model.spec.channels, asked.height, asked.width, device=model.device))
+        drawn = noise.draw(torch.empty(model.trajectories.shape(asked), device=model.device))
         return Run(sampling.initial(drawn, plan), plan, noise, guidance)
 
     drawn = f"{pictures} picture{'s' if pictures > 1 else ''} each"
