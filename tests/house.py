@@ -31,7 +31,7 @@ FLOORS = (
     ("checkpoints",),
     ("images", "prompts"),
     ("request",),
-    ("adapting", "encoding", "inputs"),
+    ("adapting", "classifiers", "encoding", "inputs"),
     ("trajectory",),
     ("model",),
     ("loading",),

@@ -286,6 +286,8 @@ WRONG = {  # argument: values, and what the line expects
     "mask_image": (["mask.png", 3], "without an image"),
     "control": ([3, "hint.png", [None], {}], "expected unnoise.Control"),
     "class_labels": ([0, [1], "cat"], "knows no classes"),
+    "classifier": ([3, "classifier"], "expected one that unnoise.load_classifier gave"),
+    "classifier_scale": ([-1, 1001, "1", None, float("nan")], "expected a number from 0 to 1000"),
     "clip_skip": ([-1, 1.0, "1", None, 101, True], "expected a whole number from 0 to 100"),
     "original_size": ([16, (16,), (16, 16, 16), (16.0, 16), (-1, 16), "16x16"], "expected"),
     "crops_coords_top_left": ([16, (16,), (1, 2, 3), (1.5, 2), (-1, 0)], "expected"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from unnoise import errors
+    from unnoise.classifiers import load_classifier
     from unnoise.controls import load_control
     from unnoise.diffusion import schedules
     from unnoise.diffusion.sampling import sample
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Control", "errors", "load", "load_control", "models", "sample", "samplers", "schedules"]
+__all__ = ["Control", "errors", "load", "load_classifier", "load_control", "models", "sample", "samplers", "schedules"]
 
 # public name -> the module that holds it; a name that is itself a module maps to that module
 _HOMES = {
     "errors": "unnoise.errors",
     "Control": "unnoise.inputs",
     "load": "unnoise.loading",
+    "load_classifier": "unnoise.classifiers",
     "load_control": "unnoise.controls",
     "models": "unnoise.loading",
     "sample": "unnoise.diffusion.sampling",

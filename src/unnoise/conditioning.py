@@ -45,6 +45,7 @@ class Cond:
     pooled: Tensor | None = None  # (b, d) one vector of text
     labels: Tensor | None = None  # (b,) class ids
     concat: Tensor | None = None  # (b, c, h, w) channels that join x: a draft, a mask
+    guidance: Tensor | None = None  # (b,) the guidance scale, of networks that guidance was distilled into
     hints: tuple[Hint, ...] | None = None  # one for each ControlNet, in their order
 
     def __len__(self) -> int:

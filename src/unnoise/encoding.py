@@ -238,7 +238,8 @@ def _label_tokens(encoder: Encoder, want: Wanted) -> Cond:
 
 
 def _none(encoder: Encoder, want: Wanted) -> Cond:
-    return Cond(labels=torch.zeros(1, dtype=torch.long, device=encoder.device))  # it only says how many pictures
+    """The label is for a classifier; without one it only says how many pictures there are."""
+    return Cond(labels=torch.tensor([want.label or 0], device=encoder.device))
 
 
 KINDS: dict[str, Callable[[Encoder, Wanted], Cond]] = {

@@ -59,7 +59,9 @@ def load(
 
     dtype: "auto" (float32 on a CPU, float16 elsewhere), "float32", "bfloat16", "float16". device: "auto", "cpu", "cuda", "cuda:1", "mps".
     variant: of a folder's files, such as "fp16". prediction: "eps", "v", ... where the file does not tell. parts: files for networks that
-    the model lacks or should have instead, by place ("autoencoder", "text_encoder", "text_encoder_2", "text_encoder_3"); None leaves one out. config: what shapes do not show, by network: {"network": {"heads": 8}}. `Model.told` says what told the family.
+    the model lacks or should have instead, by place ("autoencoder", "text_encoder", "text_encoder_2", "text_encoder_3"); None leaves one
+    out; "preview" is a tiny autoencoder to look at steps with. config: what shapes do not show: {"network": {"heads": 8}}.
+    `Model.told` says what told the family.
     Raises UnknownName, ArgumentError or FileError.
     """
     where = devices.device(device)

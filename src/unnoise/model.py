@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,8 @@ class Model:
         mask_image: Any = None,
         control: Control | Sequence[Control] | None = None,
         class_labels: int | Sequence[int] | None = None,
+        classifier: nn.Module | None = None,
+        classifier_scale: float = 1.0,
         clip_skip: int = 0,
         original_size: tuple[int, int] | None = None,
         crops_coords_top_left: tuple[int, int] = (0, 0),
@@ -161,10 +163,11 @@ class Model:
 
         image: to start from, as far from it as strength says (0..1); latents of another model with denoising_start, which takes over where
         that one had its denoising_end. mask_image: white is painted anew, black stays to the byte. control: `unnoise.Control`s.
-        class_labels: of class-conditional models. clip_skip: text layers left out, as in diffusers. original_size, crops_coords_top_left,
-        target_size (height first) and the scores: what SDXL is told. max_sequence_length: of T5's tokens. prompt_weights: whether
-        "(x:1.2)" is a weight. refiner: a model that takes over at denoising_end (0.8). lora: paths, or pairs of path and scale. safety:
-        "black", "blur", "flag" or "off" for pictures that the safety checker flags. Wrong values raise ArgumentError before anything runs.
+        class_labels: of class-conditional models, or of a classifier (`unnoise.load_classifier`) that pulls towards them. clip_skip: text
+        layers left out, as in diffusers. original_size, crops_coords_top_left, target_size (height first) and the scores: what SDXL is
+        told. max_sequence_length: of T5's tokens. prompt_weights: whether "(x:1.2)" is a weight. refiner: a model that takes over at
+        denoising_end (0.8). lora: paths, or pairs of path and scale. safety: "black", "blur", "flag" or "off" for pictures that the
+        safety checker flags. Wrong values raise ArgumentError before anything runs.
         """
         given = {key: value for key, value in locals().items() if key not in ("self", "unknown", "refiner", "lora")}
         if lora is not None:
@@ -174,12 +177,13 @@ class Model:
                 raise ArgumentError(f"got refiner of type {type(refiner).__name__}: expected a model that unnoise.load gave")
             return self._refined(refiner, given | unknown)
         tensors = {key: given.pop(key) for key in ("latents", "image", "mask_image", "control")}
+        net = given["classifier"]
         if image is None and (strength is not None or mask_image is not None):
             raise ArgumentError("got strength or mask_image without an image: expected image=... to start from")
         if image is not None and strength is None:
             given["strength"] = 0.8 if mask_image is None else 1.0
         asked = request(self.spec, **given, unknown=unknown)
-        return self._stream(asked, self._given(asked, **tensors))
+        return self._stream(asked, replace(self._given(asked, **tensors), classifier=net))
 
     def _refined(self, refiner: Model, arguments: dict[str, Any]) -> Iterator[Progress]:
         """The first steps by this model, the last by another of the same latents (Podell et al. 2023, section 2.5)."""

@@ -40,6 +40,8 @@ ARGUMENTS = (  # of `generate`; a test compares them with its signature
     "mask_image",
     "control",
     "class_labels",
+    "classifier",
+    "classifier_scale",
     "clip_skip",
     "original_size",
     "crops_coords_top_left",
@@ -100,6 +102,7 @@ class Request:
 # What is recorded only where it differs: the defaults.
 MORE: dict[str, Any] = {
     "strength": None,  # 1 with a mask, else 0.8
+    "classifier_scale": 1.0,
     "clip_skip": 0,
     "original_size": None,
     "crops_coords_top_left": (0, 0),
@@ -123,12 +126,13 @@ def request(
     class_labels: int | Sequence[int] | None,
     seed: int | None,
     unknown: dict[str, Any],
+    classifier: Any = None,
     **settings: Any,
 ) -> Request:
     """Check everything that can be checked before the model runs. Raises ArgumentError or UnknownName, one line each."""
     for name in unknown:
         raise UnknownName("argument", name, ARGUMENTS)
-    labels = _labels(spec, class_labels)
+    labels = _labels(spec, class_labels, _classes(spec, classifier))
     prompts = _prompts(spec, prompt, len(labels))
     negatives = (None,) if negative_prompt is None else _texts("negative_prompt", negative_prompt)
     for name, given in (("texts as negative_prompt", negatives), ("class_labels", labels)):
@@ -151,21 +155,32 @@ def _prompts(spec: ModelSpec, prompt: str | Sequence[str] | None, pictures: int)
     return ("",) * pictures
 
 
-def _labels(spec: ModelSpec, given: int | Sequence[int] | None) -> tuple[int | None, ...]:
-    labelled = spec.conditioning in ("labels", "label_tokens")
+def _classes(spec: ModelSpec, classifier: Any) -> int:
+    """How many labels there are to ask for: the model's own, or those that a classifier knows."""
+    if spec.conditioning in ("labels", "label_tokens"):
+        return spec.classes
+    if classifier is None:
+        return 0
+    if not hasattr(classifier, "config"):
+        raise ArgumentError(f"got classifier of type {type(classifier).__name__}: expected one that unnoise.load_classifier gave")
+    return classifier.config.classes
+
+
+def _labels(spec: ModelSpec, given: int | Sequence[int] | None, classes: int) -> tuple[int | None, ...]:
     if given is None:
-        if labelled:
+        if classes:
             raise ArgumentError(f"got no class_labels: {spec.name} draws classes, such as class_labels=[0]")
         return (None,)
-    if not labelled:
+    if not classes:
         raise ArgumentError(f"got class_labels {given!r}: {spec.name} knows no classes")
-    return tuple(_whole("class_labels", value, 0, spec.classes - 1) for value in ([given] if isinstance(given, Integral) else given))
+    return tuple(_whole("class_labels", value, 0, classes - 1) for value in ([given] if isinstance(given, Integral) else given))
 
 
 def _more(given: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     """Checked, and only those that differ from their defaults."""
     checks: dict[str, Any] = {
         "strength": lambda value: _number("strength", value, 0, 1),
+        "classifier_scale": lambda value: _number("classifier_scale", value, 0, 1000),
         "clip_skip": lambda value: _whole("clip_skip", value, 0, 100),
         "aesthetic_score": lambda value: _number("aesthetic_score", value, 0, 10),
         "negative_aesthetic_score": lambda value: _number("negative_aesthetic_score", value, 0, 10),

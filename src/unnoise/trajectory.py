@@ -31,6 +31,7 @@ from unnoise.errors import ArgumentError
 from unnoise.inputs import Control
 from unnoise.request import Request
 from unnoise.runtime import control, first_stage
+from unnoise.runtime.classifier import ClassifierGuided
 from unnoise.runtime.denoise import NetworkDenoiser
 from unnoise.runtime.known import Known
 
@@ -46,6 +47,7 @@ class Given:
     x0: Tensor | None = None  # (b, c, h', w') latents instead of an image, or the state that another model left
     mask: Tensor | None = None  # (b, 1, h, w): 1 is painted
     controls: tuple[Control, ...] = ()
+    classifier: nn.Module | None = None  # of noisy pictures
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,14 @@ class Trajectories:
         if given.controls:
             cond, denoiser = self._controlled(cond, given, asked, plan)
         x = self._state(plan, asked, unit, x0, given)
+        asked_of: Denoiser = denoiser
+        if given.classifier is not None:
+            asked_of = ClassifierGuided(denoiser, self.schedule, given.classifier, asked.get("classifier_scale"))
         if given.mask is None or x0 is None or "mask" in self.spec.extra_channels:
-            return Run(x, plan, noise, cond), denoiser
+            return Run(x, plan, noise, cond), asked_of
         mask = _to_latents(given.mask, x).to(self.device)
         x = torch.where(mask > 0, x, _noised(plan, x0, unit))
-        return Run(x, plan, noise, cond), Known(denoiser, x0, mask)
+        return Run(x, plan, noise, cond), Known(asked_of, x0, mask)
 
     def _encoded(self, image: Tensor | None, noise: Streams, shape: Tensor) -> Tensor | None:
         """An image's latents; of a model in pixels the image itself."""

@@ -146,8 +146,9 @@ def _schedule(weights: Weights, spec: ModelSpec) -> tuple[ModelSpec, list[str]]:
     told, update = [], {}
     if "betas" in weights and spec.schedule.kind == "vp":
         first, last = (float(weights.read("betas")[i]) for i in (0, -1))
-        row = spec.schedule.build().alpha_bar  # pyright: ignore[reportAttributeAccessIssue]
-        if abs(float(1 - row[0]) - first) > 1e-6:
+        bar = spec.schedule.build().alpha_bar  # pyright: ignore[reportAttributeAccessIssue]
+        row = float(1 - bar[0]), float(1 - bar[-1] / bar[-2])
+        if max(abs(row[0] - first), abs(row[1] - last)) > 1e-6:  # LSUN churches end at 0.0155, the others at 0.0195
             update["schedule"] = ScheduleSpec(kind="vp", betas="scaled_linear", beta_start=first, beta_end=last)
         told.append(f"betas {first:.5g} to {last:.5g} by the file's table")
     if "v_pred" in weights or _says_v(weights.metadata):
