@@ -192,7 +192,7 @@ def test_heun_from_all_but_pure_noise_does_not_overshoot(name: str):
     """In sigma/alpha, 20291 at the cosine table's end, ten trailing steps would err by 65, and two karras steps by 28,600."""
     schedule = PROCESSES[name]
     for steps, largest in ((2, 1.6), (10, 0.25), (40, 0.07)):
-        for spacing in GRIDS:
+        for spacing in GRIDS.keys() - {"lcm", "tcd"}:  # made for functions that jump to the end
             first = EASY.at(schedule, plan(schedule, "heun", steps, spacing).levels[0].t, SHARES)
             found = walk(EASY, schedule, "heun", first, steps=steps, spacing=spacing)
             assert (found - EASY.at(schedule, schedule.end, SHARES)).abs().max().item() < largest, (steps, spacing)

@@ -1,9 +1,10 @@
 """Time grids: which times a solver visits, first to last, ending on the data. The next time is always the next entry.
 
 The classic spacings count in a table of T = 1000 indices 0..T-1; on a continuous schedule they run evenly from its cleanest
-trained time to its noisy end. They are: leading (DDIM's), linspace (evenly spread), trailing (Lin et al. 2023, table 2), and beta
-(Lee et al. 2024), which is dense at both ends. The others are even in a measure of noise: logsnr (DPM-Solver), karras (sigma^(1/7),
-Karras et al. 2022, eq. 5), exponential, flow (sigma / (alpha + sigma)), sd3. ays and its sisters are optimised tables.
+trained time to its noisy end. They are: leading (DDIM's), linspace (evenly spread), trailing (Lin et al. 2023, table 2), lcm and tcd
+(of the few times that a distilled model knows), and beta (Lee et al. 2024), which is dense at both ends. The others are even in a measure
+of noise: logsnr (DPM-Solver), karras (sigma^(1/7), Karras et al. 2022, eq. 5), exponential, flow (sigma / (alpha + sigma)), sd3. ays and
+its sisters are optimised tables.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ MIN_LOGSNR = -10.2  # where logsnr falls to -inf (pure noise), even spacings sta
 SAME = 1e-10  # of the span of time: two times this close are one
 ENDINGS = ("clean", "first")
 
+Trained = Annotated[int, Range(1, VIRTUAL)]
 Offset = Annotated[int, Range(0, VIRTUAL)]
 
 
@@ -104,6 +106,24 @@ def linspace(schedule: Schedule, steps: int, *, offset: Offset = 0) -> Tensor:
 def trailing(schedule: Schedule, steps: int, *, offset: Offset = 0) -> Tensor:
     size = _size(schedule)
     return _time(schedule, size - size / steps * torch.arange(steps, dtype=torch.float64) - 1, offset)
+
+
+def lcm(schedule: Schedule, steps: int, *, trained: Trained = 50) -> Tensor:
+    """Every so many of the times that a consistency model was distilled at, from the noisiest on (Luo et al. 2023, section 4.3)."""
+    stride = max(1, trained // steps)
+    return _distilled(schedule, trained)[::stride][:steps]
+
+
+def tcd(schedule: Schedule, steps: int, *, trained: Trained = 50) -> Tensor:
+    """The same spread over all of them (Zheng et al. 2024); diffusers' LCM too."""
+    steps = min(steps, trained)
+    return _distilled(schedule, trained)[torch.arange(steps) * trained // steps]
+
+
+def _distilled(schedule: Schedule, trained: int) -> Tensor:
+    """Falling, equally far apart."""
+    size = _size(schedule)
+    return _time(schedule, torch.arange(trained, 0, -1, dtype=torch.float64) * (size // trained) - 1)
 
 
 def beta(schedule: Schedule, steps: int, *, a: Positive = 0.6, b: Positive = 0.6) -> Tensor:
@@ -243,6 +263,8 @@ GRIDS: dict[str, Callable[..., Tensor]] = {  # (schedule, steps, own options) ->
     "leading": leading,
     "linspace": linspace,
     "trailing": trailing,
+    "lcm": lcm,
+    "tcd": tcd,
     "beta": beta,
     "logsnr": logsnr,
     "karras": karras,

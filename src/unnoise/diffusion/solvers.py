@@ -90,6 +90,7 @@ SOLVERS = {
         Solver("dpm_adaptive", dpm_solver.dpm_adaptive, 3, 3, False, "DPM-Solver-23 to a tolerance, between the times of the grid"),
         Solver("pc", stochastic.pc, 1, 2, True, "score SDE's predictor and Langevin corrector", last=2),
         Solver("lcm", consistency.lcm, 0, 1, True, "for latent consistency models, one to eight steps"),
+        Solver("tcd", consistency.tcd, 0, 1, True, "for trajectory consistency models, one to twenty steps"),
         Solver("consistency", consistency.consistency, 0, 1, True, "for consistency models, one or two steps"),
     )
 }

@@ -1,6 +1,6 @@
 """The U-Net of DDPM, ADM, latent diffusion, Stable Diffusion 1 and 2, and SDXL: one figure, different sizes.
 
-    emb   = mlp(sinusoids(t)) + embed(label) + mlp(pooled vector)
+    emb   = mlp(sinusoids(t) + proj(sinusoids(guidance scale))) + embed(label) + mlp(pooled vector)
     down:   [residual block, attention] x blocks, each kept for the way up; then half the size
     middle: residual block, attention, residual block
     up:     [residual block of what was kept beside it, attention] x (blocks + 1); then twice the size
@@ -48,6 +48,7 @@ class UNetConfig:
     context_width: int = 768  # width of text tokens; 0: attention among pixels only
     linear_projection: bool = False  # of the transformers: SD 2 and SDXL
     pooled_width: int = 0  # width of a vector that joins the time embedding: pooled text and sizes in SDXL
+    guidance_width: int = 0  # sinusoids of the guidance scale, where guidance was distilled into the network: LCM has 256
     num_classes: int = 0  # labels that join the time embedding: ADM; this number itself is no label, as EDM trains it
     learn_sigma: bool = False  # twice the channels out: the second half is the variance
     scale_shift: bool = False  # time scales and shifts the second norm: IDDPM, ADM
@@ -168,6 +169,7 @@ class Encoder(nn.Module):
         self.config = config
         widths = config.widths
         self.time_embedding = EmbeddingMLP(config.wave_width, config.emb_width)
+        self.guidance_proj = nn.Linear(config.guidance_width, config.wave_width, bias=False) if config.guidance_width else None
         self.class_embedding = nn.Embedding(config.num_classes, config.emb_width) if config.num_classes else None
         self.add_embedding = EmbeddingMLP(config.pooled_width, config.emb_width) if config.pooled_width else None
         self.conv_in = nn.Conv2d(config.in_channels * config.patch**2, widths[0], 3, padding=1)
@@ -178,7 +180,10 @@ class Encoder(nn.Module):
         """The vector (b, emb_width) that enters every residual block."""
         config = self.config
         waves = timestep_embedding(t, config.wave_width, shift=config.time_shift, cos_first=config.time_cos_first)
-        emb = self.time_embedding(waves.to(self.conv_in.weight.dtype))
+        waves = waves.to(self.conv_in.weight.dtype)
+        if self.guidance_proj is not None:
+            waves = waves + self.guidance_proj(guidance_embedding(cond.need("guidance", "U-Net"), config.guidance_width).to(waves))
+        emb = self.time_embedding(waves)
         if self.class_embedding is not None:
             rows = F.pad(self.class_embedding.weight, (0, 0, 0, 1))  # no label is a row of zeros
             emb = emb + F.embedding(cond.need("labels", "U-Net"), rows)
@@ -230,6 +235,11 @@ class UNet(Encoder):
         for up in self.up_blocks:
             x = up(x, kept, emb, tokens)
         return F.pixel_shuffle(self.conv_out(F.silu(self.conv_norm_out(x))), self.config.patch)
+
+
+def guidance_embedding(scale: Tensor, width: int) -> Tensor:
+    """Sinusoids of w = scale - 1, in thousandths (Meng et al. 2023, as latent consistency models have it), (b, width)."""
+    return timestep_embedding(1000 * (scale.float() - 1), width, shift=1.0, cos_first=False)
 
 
 def start_as_identity(network: Encoder, *more: nn.Module) -> None:
