@@ -43,7 +43,8 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     spec, more = _schedule(weights, resized(FAMILIES[family], _fields(parts)))
     if spec.class_tokens:
         spec = spec.model_copy(update={"null_label": spec.class_tokens.classes - 1})
-    return Found(spec, parts, (*told, *more))
+    average = ["the averaged weights (model_ema) are used"] if _averaged(weights, unet, hints) else []
+    return Found(spec, parts, (*told, *more, *average))
 
 
 def _fields(parts: Mapping[str, Part]) -> dict[str, Any]:
@@ -56,11 +57,17 @@ def _fields(parts: Mapping[str, Part]) -> dict[str, Any]:
 
 
 def _network(weights: Weights, unet: Weights, config: UNetConfig, family: str, hints: Hints) -> Part:
-    averaged = weights.prefixed("model_ema.diffusion_model")
-    if len(averaged) and hints.get("file", {}).get("ema", True):
-        unet = replace(unet, places={name: averaged.places[name.replace(".", "")] for name in unet})
+    if _averaged(weights, unet, hints):
+        places = weights.prefixed("model_ema.diffusion_model").places
+        unet = replace(unet, places={name: places[name.replace(".", "")] for name in unet})
     order = "head qkv d" if family.startswith("ldm") else "qkv head d"
     return Part(UNet, config, numbered.unet(config, order), unet)
+
+
+def _averaged(weights: Weights, unet: Weights, hints: Hints) -> bool:
+    """Whether the average stands beside the live weights; pictures are made with it, as in the authors' scripts."""
+    whole = all(f"model_ema.diffusion_model{name.replace('.', '')}" in weights for name in unet)
+    return whole and hints.get("file", {}).get("ema", True)
 
 
 def _family(weights: Weights, unet: Weights) -> tuple[str, list[str]]:

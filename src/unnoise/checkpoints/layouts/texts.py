@@ -10,7 +10,7 @@ from unnoise.checkpoints.keys import Layout, Shape
 from unnoise.networks.t5 import T5Config
 from unnoise.networks.text import CLIPTextConfig
 
-IGNORED = r"position_ids$|^logit_scale$|^(text_model\.)?embeddings\.position_ids"
+IGNORED = r"position_ids$|^logit_scale$|^attn_mask$"
 
 
 def _count(pattern: str, shapes: Mapping[str, Shape]) -> int:
