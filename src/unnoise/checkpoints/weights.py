@@ -60,15 +60,19 @@ class Stored:
 
     def cast(self, entry: Entry, dtype: torch.dtype) -> Tensor:
         result = torch.empty(math.prod(entry.shape), dtype=dtype)
-        parts = result.chunk(2) if len(result) >= LARGE else [result]
-        begins = [entry.begin, entry.begin + len(parts[0]) * entry.dtype.itemsize]
-        with ThreadPoolExecutor(len(parts)) as threads:
-            list(threads.map(lambda part, begin: self._fill(part, begin, entry.dtype), parts, begins))
+        half = len(result) // 2 if len(result) >= LARGE else 0
+        if half:
+            with ThreadPoolExecutor(1) as other:
+                first = other.submit(self._fill, result[:half], entry.begin, entry.dtype)
+                self._fill(result[half:], entry.begin + half * entry.dtype.itemsize, entry.dtype)
+            first.result()
+        else:
+            self._fill(result, entry.begin, entry.dtype)
         return result.view(entry.shape)
 
     def pieces(self, begin: int, count: int, dtype: torch.dtype) -> Iterator[Tensor]:
         """`count` numbers from byte `begin` in turn, all in one small buffer: use a piece before you ask for the next."""
-        scratch = bytearray(PIECE * dtype.itemsize)
+        scratch = bytearray(min(PIECE, max(count, 1)) * dtype.itemsize)
         buffer, view = torch.frombuffer(scratch, dtype=dtype), memoryview(scratch)
         with self.opened() as file:
             file.seek(begin)
