@@ -90,7 +90,7 @@ def sd1(
     return getattr(diffusers, cls)(**parts, tokenizer=_tokenizer(shared), scheduler=schedule, **more)
 
 
-def sd2(shared: Path) -> Any:
+def sd2(shared: Path, *, scheduler: dict[str, Any] | None = None) -> Any:
     """Stable Diffusion 2's: linear projections, v-prediction, a gelu text encoder, padding 0."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
@@ -98,7 +98,7 @@ def sd2(shared: Path) -> Any:
     parts = {"unet": unet, "vae": _vae(), "text_encoder": _clip(32, 3, "gelu")}
     _randomised(*parts.values())
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False, "set_alpha_to_one": False}
-    schedule = DDIMScheduler(**betas, steps_offset=1, prediction_type="v_prediction")
+    schedule = DDIMScheduler(**{**betas, "steps_offset": 1, "prediction_type": "v_prediction", **(scheduler or {})})
     more: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return StableDiffusionPipeline(**parts, tokenizer=_tokenizer(shared, "!"), scheduler=schedule, **more)
 
@@ -159,6 +159,25 @@ def sd3(shared: Path) -> Any:
     return StableDiffusion3Pipeline(**parts, **tokenizers, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0))
 
 
+def lcm(shared: Path) -> Any:
+    """A latent consistency model: Stable Diffusion 1's shape, and the network is told the guidance scale."""
+    from diffusers import LatentConsistencyModelPipeline, LCMScheduler
+
+    pipe = sd1(shared, unet={"time_cond_proj_dim": 16})
+    schedule = LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=True)
+    return LatentConsistencyModelPipeline(**{**pipe.components, "scheduler": schedule}, requires_safety_checker=False)
+
+
+def controlnet(unet: Any, seed: int) -> Any:
+    """A ControlNet of the U-Net whose outputs are not zero, as they would be at birth."""
+    from diffusers import ControlNetModel
+
+    torch.manual_seed(seed)
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 32, 64))
+    _randomised(net)
+    return net
+
+
 def _t5_tokenizer() -> Any:
     """transformers' from the package's vocabulary; the pieces themselves are compared elsewhere."""
     from transformers import T5TokenizerFast
@@ -171,6 +190,9 @@ def _t5_tokenizer() -> Any:
 PIPELINES: dict[str, Callable[[Path], Any]] = {
     "sd1": sd1,
     "sd2": sd2,
+    "zero_snr": functools.partial(sd2, scheduler={"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}),
+    "inpainting": functools.partial(sd1, unet={"in_channels": 9}, cls="StableDiffusionInpaintPipeline"),
+    "lcm": lcm,
     "sdxl": sdxl,
     "refiner": functools.partial(sdxl, refiner=True),
     "sd3": sd3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from unnoise.checkpoints import schedulers
 from unnoise.checkpoints.families import FAMILIES, resized
 from unnoise.checkpoints.layouts import bert, diffusers, diffusers_pixels, dit, sd3, texts
 from unnoise.checkpoints.parts import Found, Hints, Part
+from unnoise.checkpoints.specs import ModelSpec
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError, UnknownName
 from unnoise.networks.autoencoder import Autoencoder
@@ -104,8 +106,13 @@ def _stable_diffusion(folder: Folder, hints: Hints) -> Found:
         spec = FAMILIES["sd2-base"].model_copy(update=kept)
     if family.startswith("sd2"):  # the folder's text encoder ends where the single file's is read
         spec = spec.model_copy(update={"conditioning": "clip"})
-    size = folder.config("unet").get("sample_size") or spec.size // spec.factor
-    return Found(spec.model_copy(update={"size": size * spec.factor}), parts, found.told, found.tokenizers)
+    return replace(found, spec=_sized(spec, folder.config("unet")))
+
+
+def _sized(spec: ModelSpec, config: Mapping[str, Any]) -> ModelSpec:
+    """With the side of pictures that the network's config gives in latents."""
+    side = config.get("sample_size")
+    return spec.model_copy(update={"size": side * spec.factor}) if side else spec
 
 
 def _family(config: UNetConfig, folder: Folder) -> str:
@@ -154,7 +161,8 @@ def _stable_diffusion_3(folder: Folder, hints: Hints) -> Found:
     if folder.has("text_encoder_3"):
         parts["text_encoder_3"] = t5(folder, "text_encoder_3")
     fields = {"mmdit": config, "autoencoder": parts["autoencoder"].config, **_texts(parts)}
-    return _finished(folder, sd3.family(config), parts, fields)
+    found = _finished(folder, sd3.family(config), parts, fields)
+    return replace(found, spec=_sized(found.spec, folder.config("transformer")))
 
 
 def _latent_text(folder: Folder, hints: Hints) -> Found:
