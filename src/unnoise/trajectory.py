@@ -141,7 +141,8 @@ class Trajectories:
         score = asked.get("negative_aesthetic_score" if negative else "aesthetic_score")
         sizes = Sizes(tuple(original), tuple(asked.get("crops_coords_top_left")), tuple(target), score)  # pyright: ignore[reportArgumentType]
         options: dict[str, Any] = {"weights": asked.get("prompt_weights"), "t5_length": asked.get("max_sequence_length")}
-        return Wanted(text, *size, sizes, label, asked.get("clip_skip"), **options)
+        skip = 0 if negative else asked.get("clip_skip")  # as in diffusers, for the prompt alone
+        return Wanted(text, *size, sizes, label, skip, **options)
 
     def _with_channels(self, cond: Guidance, asked: Request, given: Given, noise: Streams) -> Guidance:
         """What joins x in the models that are shown more than x, the same on both sides."""
