@@ -17,7 +17,7 @@ from unnoise.checkpoints.layouts import adm, consistency, ddpm, dit, edm, number
 from unnoise.checkpoints.published import PUBLISHED
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.checkpoints.weights import Weights
-from unnoise.errors import FileError
+from unnoise.errors import FileError, UnknownName
 from unnoise.networks.classifier import Classifier, ClassifierConfig
 
 FIXTURES = [
@@ -171,3 +171,8 @@ def test_a_lost_and_a_foreign_key_are_named(name: str) -> None:
     with pytest.raises(FileError, match=r"1 keys are missing, such as .* 1 keys are unknown") as refused:
         opening.recognise(Weights.open(file), {}).parts["network"].check()
     assert lost.split(".", 1)[-1] in str(refused.value)
+
+
+def test_an_unknown_family_is_refused_by_the_nearest_name() -> None:
+    with pytest.raises(UnknownName, match="edm-baseline-vp"):
+        opening.recognise(Weights.open(published_file(FAMILIES["edm-cifar"])), {"file": {"family": "edm-baselin-vp"}})

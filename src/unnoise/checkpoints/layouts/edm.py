@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from unnoise.checkpoints.families import FAMILIES
+from unnoise.checkpoints.families import family
 from unnoise.checkpoints.keys import Layout, Shape
 from unnoise.checkpoints.layouts import sizes
 from unnoise.checkpoints.parts import Found, Hints, Part
@@ -151,7 +151,7 @@ def _row(config: NCSNppConfig | UNetConfig, side: int, rounded: bool, asked: str
     field = "unet" if isinstance(config, UNetConfig) else "ncsnpp"
     like = [row for row in sizes.rows("edm") if "baseline" not in row.name and getattr(row, field)]
     exact = next((row for row in like if getattr(row, field) == config and row.size == side), like[0])
-    row = FAMILIES[asked or ("edm-baseline-iddpm" if rounded else exact.name)]
+    row = family(asked or ("edm-baseline-iddpm" if rounded else exact.name))
     fields = {"unet": None, "ncsnpp": None, field: config, "size": side}
     labels = {"conditioning": "labels" if config.num_classes else "none", "null_label": config.num_classes or None}
     return row.model_copy(update={**fields, **labels})
@@ -161,5 +161,7 @@ def _told(row: ModelSpec, config: NCSNppConfig | UNetConfig) -> list[str]:
     network = "ADM" if isinstance(config, UNetConfig) else "NCSN++" if config.fourier else "DDPM++"
     told = [f"EDM's {network} for {row.size}x{row.size}"]
     if row.prediction == "edm":
-        told.append("EDM's preconditioning; nothing in a file tells VP's and VE's: give family='edm-baseline-vp' or 'edm-baseline-ve'")
+        told.append(
+            "EDM's preconditioning, for nothing tells VP's and VE's: give config={'file': {'family': 'edm-baseline-vp'}} or '...-ve'"
+        )
     return told
