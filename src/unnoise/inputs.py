@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,11 @@ class Control:
     start: float = 0.0
     end: float = 1.0
     guess: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """What a picture's record says of it."""
+        settings = {name: getattr(self, name) for name in ("scale", "start", "end", "guess")}
+        return {"net": getattr(self.net, "family", ""), "image": digest(self.image), **settings}
 
 
 def pixels(picture: Picture, height: int, width: int, name: str = "image") -> Tensor:
@@ -71,6 +77,15 @@ def pil(picture: Picture, name: str) -> Image.Image:
             raise ArgumentError(f"got {name} with values outside 0..1: expected 0..1, or 0..255 as unsigned bytes")
         picture = (picture * 255).round().astype(np.uint8)
     return Image.fromarray(picture)
+
+
+def digest(given: Any) -> str:
+    """Ten hexadecimal digits of the sha256 of a picture's, or several pictures', or a tensor's values."""
+    found = hashlib.sha256()
+    for one in given if isinstance(given, list | tuple) else [given]:
+        raw = one.detach().cpu().numpy() if isinstance(one, Tensor) else np.asarray(pil(one, "image"))
+        found.update(np.ascontiguousarray(raw).tobytes())
+    return found.hexdigest()[:10]
 
 
 def several(given: Any, pictures: int, name: str) -> list[Any]:

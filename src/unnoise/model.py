@@ -56,6 +56,7 @@ class Progress:
     request: Request
     model: Model
     given: Given
+    base: Progress | None = None  # of a refiner's step: the last of the model before it, which the record is of
 
     def preview(self) -> list[Image.Image]:
         """The pictures as the model sees them now: a cheap look at latents, the pictures themselves where the model works on pixels."""
@@ -63,7 +64,14 @@ class Progress:
 
     def result(self) -> Result:
         """What `generate` returns; meant for the last step."""
-        return self.model.finish(self.latents, self.request, self.given)
+        made = self.model.finish(self.latents, self.request, self.given)
+        if self.base is None:
+            return made
+        records = []
+        for record, own in zip(self.base.model.describe(self.base.request, self.base.given), made.metadata, strict=True):
+            said = {key: own[key] for key in ("decoded_in", "safety_checker") if key in own}
+            records.append({**record, **said, "inputs": {**record.get("inputs", {}), "refiner": self.model.name}})
+        return replace(made, metadata=records)
 
 
 class Model:
@@ -82,8 +90,10 @@ class Model:
         safety: SafetyChecker | None = None,
         told: Sequence[str] = (),
         words: Mapping[str, Tensor] | None = None,
+        adapters: Sequence[str] = (),
     ):
         self.spec, self.networks, self.file, self.safety, self.told = spec, networks, file, safety, tuple(told)
+        self.adapters = tuple(adapters)  # what was put on, for the record
         self.tokenizers = {"text_encoder": tokenizers} if isinstance(tokenizers, Tokenizer) else dict(tokenizers)
         self.schedule = spec.schedule.build()
         self.prediction = predictions.lcm(self.schedule) if spec.prediction == "lcm" else predictions.prediction(spec.prediction)
@@ -103,6 +113,11 @@ class Model:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.networks["network"].parameters()).dtype
+
+    @property
+    def name(self) -> str:
+        """Of a model of the package or of none its name, else the path just as `load` was given it."""
+        return self.spec.name if self.file is None or self.file.parent == BUILTIN else str(self.file)
 
     @cached_property
     def hash(self) -> str:
@@ -200,7 +215,9 @@ class Model:
         }
         own |= {"seed": last.request.seeds[0], "image": last.latents, "denoising_start": share, "output_type": output}
         own |= {"height": last.request.height, "width": last.request.width, "num_inference_steps": last.request.steps}
-        yield from refiner.stream(**own)
+        own |= {"guidance_scale": last.request.guidance_scale, "sampler": last.request.sampler, "spacing": last.request.spacing}
+        for state in refiner.stream(**own):
+            yield replace(state, base=last)
 
     def _given(self, asked: Request, latents: Any = None, image: Any = None, mask_image: Any = None, control: Any = None) -> Given:
         """A request's pictures as tensors. Raises ArgumentError or FileError."""
@@ -241,7 +258,7 @@ class Model:
     @torch.no_grad()
     def finish(self, latents: Tensor, asked: Request, given: Given) -> Result:
         """Latents to what was asked for; what the mask leaves alone is the image's own to the byte."""
-        records = self.describe(asked)
+        records = self.describe(asked, given)
         if asked.output_type == "latent":
             return Result(latents, latents, list(asked.seeds), records)
         decoded = (
@@ -276,10 +293,10 @@ class Model:
 
     @torch.no_grad()
     def preview(self, x0: Tensor) -> list[Image.Image]:
-        """A cheap look at an estimate: latents by three factors a channel, pixels as they are."""
+        """A cheap look at an estimate: latents by a tiny autoencoder or by three factors a channel, pixels as they are."""
         if not self.spec.first_stage:
             return self.to_pil(x0)
-        return previews.preview(x0, self.spec.family)
+        return previews.preview(x0, self.networks["preview"] if "preview" in self.networks else self.spec.family)
 
     def to_pil(self, x: Tensor) -> list[Image.Image]:
         """(b, 3, h, w) in -1..1 -> pictures."""
@@ -297,19 +314,25 @@ class Model:
         return self._with(adapting.learned(self.networks, self.tokenizers, self.encode.words, path, word))
 
     def _with(self, adapted: Adapted) -> Model:
-        told = (*self.told, *adapted.told)
-        return Model(self.spec, adapted.tokenizers, adapted.networks, file=self.file, safety=self.safety, told=told, words=adapted.words)
+        record = {"file": self.file, "safety": self.safety, "told": (*self.told, *adapted.told)}
+        adapters = (*self.adapters, *adapted.told)
+        return Model(self.spec, adapted.tokenizers, adapted.networks, **record, words=adapted.words, adapters=adapters)
 
-    def describe(self, asked: Request) -> list[dict[str, Any]]:
-        """One record a picture, ready for JSON. "model" is the name, or the path just as `load` was given it, folders and all."""
+    def describe(self, asked: Request, given: Given | None = None) -> list[dict[str, Any]]:
+        """One record a picture, ready for JSON. "model" is the name, or the path just as `load` was given it, folders and all.
+
+        "inputs" names what no setting holds: pictures and noise by ten digits of their sha256, adapters by what they are.
+        """
         common = {
-            "model": self.spec.name if self.file is None or self.file.parent == BUILTIN else str(self.file),
+            "model": self.name,
             "model_hash": self.hash,
             **asked.settings(),
             "version": __version__,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
         }
+        named = {**(given.named() if given else {}), **({"adapters": list(self.adapters)} if self.adapters else {})}
+        common |= {"inputs": named} if named else {}
         rows = zip(asked.prompts, asked.negative_prompts, asked.seeds, asked.labels, self._dropped(asked), strict=True)
         return [
             {
@@ -335,9 +358,9 @@ class Model:
 
 
 def arguments(metadata: dict[str, Any]) -> dict[str, Any]:
-    """What `load` (as "model") and `generate` are given to make a picture again from its record."""
+    """What `load` (as "model") and `generate` are given to make a picture again from its record, beside what its "inputs" name."""
     names = {"steps": "num_inference_steps"}
-    unused = ("model_hash", "version", "dtype", "device", "dropped_tokens", "decoded_in", "safety_checker")
+    unused = ("model_hash", "version", "dtype", "device", "dropped_tokens", "decoded_in", "safety_checker", "inputs", "given")
     return {names.get(key, key): value for key, value in metadata.items() if key not in unused}
 
 

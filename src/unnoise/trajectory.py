@@ -49,6 +49,13 @@ class Given:
     controls: tuple[Control, ...] = ()
     classifier: nn.Module | None = None  # of noisy pictures
 
+    def named(self) -> dict[str, Any]:
+        """What was given, pictures and noise by ten digits of a sha256: the part of a record that no setting holds."""
+        tensors = {"latents": self.latents, "image": self.image if self.x0 is None else self.x0, "mask_image": self.mask}
+        named: dict[str, Any] = {name: inputs.digest(value) for name, value in tensors.items() if value is not None}
+        named |= {"control": [one.record() for one in self.controls]} if self.controls else {}
+        return named | ({"classifier": True} if self.classifier is not None else {})
+
 
 @dataclass(frozen=True)
 class Trajectories:
