@@ -31,15 +31,16 @@ class Part:
         with meta():
             return self.network(self.config)
 
-    def check(self) -> dict[str, Shape]:
+    def check(self, network: nn.Module | None = None) -> dict[str, Shape]:
         """The parameters that the network wants. Raises FileError where the file's keys are others."""
-        expected = {name: tuple(value.shape) for name, value in self.empty().state_dict().items()}
+        expected = {name: tuple(value.shape) for name, value in (network or self.empty()).state_dict().items()}
         keys.check(self.layout, expected, self.weights, str(self.weights.path))
         return expected
 
     def load(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> nn.Module:
         """The network in eval mode. Tensors of the wanted dtype stay mapped from the file; None: as stored. Raises FileError."""
-        expected, network = self.check(), self.empty()
+        network = self.empty()
+        expected = self.check(network)
         for name, value in keys.read(self.layout, expected, self.weights, dtype):
             assign(network, name, value.to(device))
         return network.eval()

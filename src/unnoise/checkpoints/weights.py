@@ -24,7 +24,8 @@ from unnoise.checkpoints.headers import Entry
 from unnoise.errors import FileError, NonFiniteError, nearest
 
 PIECE = 2**15  # numbers cast at once: they stay in the core's cache, and torch takes no more of them for one thread (its grain size)
-LARGE = 2**20  # numbers from which two threads share a cast: most of its time is the system's, finding fresh pages
+LARGE = 2**20  # numbers from which threads share a cast: most of its time is the system's, finding fresh pages
+MOST = 8  # threads, of as many as torch uses
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,13 @@ class Stored:
 
     def cast(self, entry: Entry, dtype: torch.dtype) -> Tensor:
         result = torch.empty(math.prod(entry.shape), dtype=dtype)
-        half = len(result) // 2 if len(result) >= LARGE else 0
-        if half:
-            with ThreadPoolExecutor(1) as other:
-                first = other.submit(self._fill, result[:half], entry.begin, entry.dtype)
-                self._fill(result[half:], entry.begin + half * entry.dtype.itemsize, entry.dtype)
-            first.result()
-        else:
+        if len(result) < LARGE:
             self._fill(result, entry.begin, entry.dtype)
+            return result.view(entry.shape)
+        parts = result.chunk(min(torch.get_num_threads(), MOST))
+        begins = [entry.begin + i * len(parts[0]) * entry.dtype.itemsize for i in range(len(parts))]
+        with ThreadPoolExecutor(len(parts)) as threads:
+            list(threads.map(lambda part, begin: self._fill(part, begin, entry.dtype), parts, begins))
         return result.view(entry.shape)
 
     def pieces(self, begin: int, count: int, dtype: torch.dtype) -> Iterator[Tensor]:
