@@ -296,6 +296,95 @@ def test_base_and_refiner(sampler: str, pairs: Pairs):
     close(joined, peer, what=f"{sampler} in one call")
 
 
+# ControlNets
+
+
+@pytest.fixture(scope="session")
+def nets(pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[tuple[Any, Any]]]:
+    """Two of each family: theirs, and ours of the folder."""
+    made: dict[str, list[tuple[Any, Any]]] = {}
+
+    def get(name: str) -> list[tuple[Any, Any]]:
+        if name not in made:
+            made[name] = []
+            for seed in (1, 2):
+                folder = tmp_path_factory.mktemp(f"{name}_net")
+                net = tiny.controlnet(pairs(name).pipe.unet, seed)
+                net.save_pretrained(str(folder))
+                made[name].append((net, unnoise.load_control(folder, model=pairs(name).model)))
+        return made[name]
+
+    return get
+
+
+CONTROLLED = {"sd1": "StableDiffusionControlNetPipeline", "sdxl": "StableDiffusionXLControlNetPipeline"}
+Nets = Callable[[str], list[tuple[Any, Any]]]
+
+
+def _controlled(both: Pair, name: str, net: Any) -> tuple[Any, dict[str, Any]]:
+    cls, config, spacing = SAMPLERS["ddim"]
+    pipe = both.as_(CONTROLLED[name], scheduler=both.scheduled(cls, **config).scheduler, controlnet=net)
+    return pipe, {"sampler": "ddim", **spacing, "height": 128, "width": 128}
+
+
+@pytest.mark.parametrize("scale, start, end", [(1.0, 0.0, 1.0), (0.6, 0.0, 1.0), (1.3, 0.2, 0.7)])
+@pytest.mark.parametrize("name", CONTROLLED)
+def test_controlnet(name: str, scale: float, start: float, end: float, pairs: Pairs, nets: Nets):
+    both, ((peer_net, net), _) = pairs(name), nets(name)
+    pipe, how = _controlled(both, name, peer_net)
+    noise, hint = torch.randn(1, 4, 16, 16), picture()
+    said = {"controlnet_conditioning_scale": scale, "control_guidance_start": start, "control_guidance_end": end}
+    peer = theirs(pipe, image=hint, latents=noise, **said, **COMMON)
+    mine = ours(both.model, latents=noise, control=unnoise.Control(net, hint, scale, start, end), **how, **COMMON)
+    close(mine, peer, what=f"{name} ControlNet {scale} {start} {end}")
+    assert not torch.allclose(mine, ours(both.model, latents=noise, **how, **COMMON), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", CONTROLLED)
+def test_two_controlnets(name: str, pairs: Pairs, nets: Nets):
+    both, ((peer_a, a), (peer_b, b)) = pairs(name), nets(name)
+    pipe, how = _controlled(both, name, [peer_a, peer_b])
+    noise, hints = torch.randn(1, 4, 16, 16), [picture(), half().convert("RGB")]
+    scales, starts, ends = [0.8, 0.5], [0.0, 0.3], [0.6, 1.0]
+    said = {"controlnet_conditioning_scale": scales, "control_guidance_start": starts, "control_guidance_end": ends}
+    peer = theirs(pipe, image=hints, latents=noise, **said, **COMMON)
+    control = [unnoise.Control(*one) for one in zip((a, b), hints, scales, starts, ends, strict=True)]
+    close(ours(both.model, latents=noise, control=control, **how, **COMMON), peer, what=f"{name} two ControlNets")
+
+
+@pytest.mark.parametrize("name", CONTROLLED)
+def test_guess_mode(name: str, pairs: Pairs, nets: Nets, monkeypatch: pytest.MonkeyPatch):
+    """Only the prompted half sees the hint. Theirs grows the residuals as a logspace, the authors and ours by powers of 0.825: the test
+    gives theirs the authors' numbers."""
+    both, ((peer_net, net), _) = pairs(name), nets(name)
+    pipe, how = _controlled(both, name, peer_net)
+    noise, hint = torch.randn(1, 4, 16, 16), picture()
+    monkeypatch.setattr(torch, "logspace", lambda low, high, n, **_: 0.825 ** (12 - torch.arange(n)).float())
+    peer = theirs(pipe, image=hint, latents=noise, guess_mode=True, **COMMON)
+    mine = ours(both.model, latents=noise, control=unnoise.Control(net, hint, guess=True), **how, **COMMON)
+    close(mine, peer, what=f"{name} guess mode")
+
+
+@pytest.mark.parametrize("name", CONTROLLED)
+def test_controlnet_at_scale_zero_is_exactly_off(name: str, pairs: Pairs, nets: Nets):
+    both, (_, net) = pairs(name), nets(name)[0]
+    how = {"latents": torch.randn(1, 4, 16, 16), "sampler": "ddim", "height": 128, "width": 128, **COMMON}
+    assert torch.equal(ours(both.model, control=unnoise.Control(net, picture(), 0.0), **how), ours(both.model, **how))
+
+
+def test_controlnet_from_a_picture(pairs: Pairs, nets: Nets, monkeypatch: pytest.MonkeyPatch):
+    both, ((peer_net, net), _) = pairs("sd1"), nets("sd1")
+    cls, config, spacing = SAMPLERS["ddim"]
+    scheduler = both.scheduled(cls, **config).scheduler
+    pipe = both.as_("StableDiffusionControlNetImg2ImgPipeline", scheduler=scheduler, controlnet=peer_net)
+    start, encoded = draws(2)
+    feed(monkeypatch, pipe, [encoded, start])
+    how = {"image": picture(), "strength": 0.6, "height": 128, "width": 128, **COMMON}
+    peer = theirs(pipe, control_image=half().convert("RGB"), controlnet_conditioning_scale=0.7, **how)
+    control = unnoise.Control(net, half().convert("RGB"), 0.7)
+    close(ours(both.model, control=control, sampler="ddim", **spacing, **how), peer, what="ControlNet and image to image")
+
+
 # Few steps
 
 
