@@ -1,67 +1,72 @@
-"""`unnoise generate`: pictures from text, or again from a picture."""
+"""`unnoise generate`: pictures from text, a label or a picture; or again from what a picture carries."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from unnoise.cli import outputs, requests
+from unnoise.cli import given, options, outputs, requests
 from unnoise.cli.console import notice, print_json, progress
 from unnoise.errors import ArgumentError
 
 
 def generate(
-    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw; quote each prompt.")] = None,
-    model: Annotated[str | None, typer.Option(help="A name from `unnoise models` or a .safetensors file.  [default: emoji]")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What to keep out.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="A name from `unnoise samplers`.  [default: the model's]")] = None,
-    spacing: Annotated[str | None, typer.Option(help="How the steps lie in time.  [default: the sampler's]")] = None,
-    sampler_option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the sampler, such as eta=0.5.")
-    ] = None,
-    spacing_option: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the spacing: ending=first.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the sampler.  [default: the model's]")] = None,
-    guidance: Annotated[float | None, typer.Option(help="How strongly to follow the prompt; 1 is none.  [default: the model's]")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed makes the same picture; -1 is random.  [default: random]")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Width and height in pixels.  [default: the model's]")] = None,
-    n: Annotated[int | None, typer.Option("--n", "-n", help="Pictures of each prompt.  [default: 1]")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A folder, or one .png, .jpg or .webp file.")] = Path("outputs"),
-    again: Annotated[Path | None, typer.Option("--from", metavar="PICTURE", help="Make this picture again, from what it carries.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.  [default: auto]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    no_metadata: Annotated[bool, typer.Option("--no-metadata", help="Leave prompt and settings out of the files.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    prompts: options.Prompts = None,
+    model: options.Model = None,
+    negative_prompt: options.Text = None,
+    sampler: options.Sampler = None,
+    spacing: options.Spacing = None,
+    sampler_option: options.SamplerOption = None,
+    spacing_option: options.SpacingOption = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    guidance_rescale: options.Rescale = None,
+    guidance_interval: options.Interval = None,
+    seed: options.Seed = None,
+    size: options.Size = None,
+    n: options.Number = None,
+    image: options.Image = None,
+    strength: options.Strength = None,
+    mask: options.Mask = None,
+    control: options.Control = None,
+    lora: options.Lora = None,
+    lora_dir: options.LoraDir = None,
+    embedding: options.Embedding = None,
+    label: options.Label = None,
+    classifier: options.Classifier = None,
+    classifier_scale: options.ClassifierScale = None,
+    refiner: options.Refiner = None,
+    denoising_end: options.End = None,
+    clip_skip: options.ClipSkip = None,
+    max_sequence_length: options.SequenceLength = None,
+    no_prompt_weights: options.NoWeights = False,
+    safety: options.Safety = None,
+    variant: options.Variant = None,
+    part: options.Part = None,
+    prediction: options.Prediction = None,
+    out: options.Out = Path("outputs"),
+    again: options.Again = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    as_json: options.Json = False,
+    no_metadata: options.NoMetadata = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Make pictures from text.
+    """Make pictures from text, a class or another picture.
 
     Every picture is a new file that carries its prompt, seed and settings; --from makes the same pixels again.
     """
+    asked = requests.given(**locals())
     began = time.perf_counter()
-    asked = requests.given(
-        model=model,
-        prompt=prompts or None,
-        negative_prompt=negative_prompt,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        sampler=sampler,
-        spacing=spacing,
-        sampler_options=requests.named_values("--sampler-option", sampler_option),
-        spacing_options=requests.named_values("--spacing-option", spacing_option),
-        size=size,
-        num_images_per_prompt=n,
-        seed=seed,
-    )
-    arguments, record = prepare(asked, again, quiet)
-    outputs.check(out, len(prompts or [""]) * (n or 1))
+    arguments, record = prepare(asked, again, lora_dir, quiet)
+    outputs.check(out, outputs.pictures(arguments))
     result = run(arguments, place(dtype, device, record), quiet)
     pictures = outputs.save_all(result, out, keep_settings=not no_metadata)
     sheet = outputs.save_sheet(result, out)
     report = {"pictures": pictures, "sheet": sheet, "settings": common(result.metadata), "seconds": time.perf_counter() - began}
-    for line in [*outputs.dropped(result.metadata), *requests.differences(record, result.metadata[0])]:
+    for line in [*outputs.notes(result.metadata), *requests.differences(record, result.metadata[0])]:
         notice(f"note: {line}", quiet)
     if as_json:
         print_json(report)
@@ -69,24 +74,32 @@ def generate(
         tell(report)
 
 
-def prepare(asked: dict, again: Path | None, quiet: bool) -> tuple[dict, dict]:
-    """The library's arguments, and the record of the picture to make again (empty without one)."""
-    prompts = asked.get("prompt", [])
+def prepare(asked: dict, again: Path | None, lora_dir: Path | None, quiet: bool) -> tuple[dict, dict]:
+    """The library's arguments, files as they were typed; and the record of the picture to make again (empty without one)."""
+    record, exact = ({}, False) if again is None else requests.recorded(again)
     if again is None:
-        if not prompts:
-            raise ArgumentError('got no prompt: expected unnoise generate "a red apple", or --from with a picture')
-        if len(prompts) > 1 and not any(" " in prompt for prompt in prompts):
-            notice(f"note: {len(prompts)} prompts of one word; quote a prompt of several words", quiet)
-        return {"model": "emoji", **asked}, {}
-    record, exact = requests.recorded(again)
-    if not exact:
-        notice(f"note: {str(again)!r} is from another program: the same settings, not the same pixels", quiet)
-    from unnoise.model import arguments
+        asked = {"model": "emoji", **asked}
+        check_prompts(asked, quiet)
+    else:
+        if not exact:
+            notice(f"note: {str(again)!r} is from another program: the same settings, not the same pixels", quiet)
+        from unnoise.model import arguments
 
-    merged, changes = requests.merge(arguments(record), asked, again)
-    for change in changes:
-        notice(f"note: {change}", quiet)
-    return {"model": "emoji", **merged}, record if exact else {}
+        asked, changes = requests.merge({**arguments(record), **record.get("given", {})}, asked, again)
+        asked = {"model": "emoji", **asked}
+        for change in changes:
+            notice(f"note: {change}", quiet)
+        requests.check_inputs(record, asked, again)
+    return given.tagged(asked, lora_dir), record if exact else {}
+
+
+def check_prompts(asked: dict, quiet: bool) -> None:
+    """The built-in model draws from text; of any other the library says what it wants, once it is loaded."""
+    prompts = asked.get("prompt", [])
+    if not prompts and asked["model"] == "emoji":
+        raise ArgumentError('got no prompt: expected unnoise generate "a red apple", or --from with a picture')
+    if len(prompts) > 1 and not any(" " in prompt for prompt in prompts):
+        notice(f"note: {len(prompts)} prompts of one word; quote a prompt of several words", quiet)
 
 
 def place(dtype: str | None, device: str | None, record: dict) -> dict:
@@ -99,17 +112,19 @@ def run(arguments: dict, where: dict, quiet: bool) -> Any:
     """Load the model and sample, with a bar; returns the Result. Leaving by Ctrl-C leaves the loop, so at most one step is lost."""
     with progress(quiet) as show:
         show("loading", 0, None)
-        import unnoise
-
-        name, rest = arguments["model"], {key: value for key, value in arguments.items() if key != "model"}
-        for state in unnoise.load(name, **where).stream(**rest):
+        model, rest = given.opened(arguments, where)
+        for line in given.told(model):
+            notice(line, quiet)
+        for state in model.stream(**rest):
             show("sampling", state.step, state.steps)
-        return state.result()
+        result = state.result()
+    named = {"model": arguments["model"], **given.named(arguments)}
+    return replace(result, metadata=[{**record, **named} for record in result.metadata])
 
 
 def common(metadata: list[dict]) -> dict:
     """The effective settings that all pictures share."""
-    return {key: value for key, value in metadata[0].items() if key not in ("prompt", "seed", "dropped_tokens")}
+    return {key: value for key, value in metadata[0].items() if key not in ("prompt", "seed", "class_labels", "dropped_tokens")}
 
 
 def tell(report: dict) -> None:

@@ -56,6 +56,22 @@ def save_sheet(result: Any, out: Path) -> str | None:
     return str(save(sheet(result.images, captions), out / "sheet.png"))
 
 
+def pictures(arguments: dict) -> int:
+    """How many are asked for."""
+    prompts, labels = arguments.get("prompt", ""), arguments.get("class_labels", 0)
+    several = (len(given) for given in (prompts, labels) if isinstance(given, list))
+    return max(several, default=1) * (arguments.get("num_images_per_prompt") or 1)
+
+
+def notes(metadata: list[dict]) -> list[str]:
+    """What people should know of the pictures beside their settings."""
+    flagged = [str(settings["seed"]) for settings in metadata if settings.get("safety_checker") == "flagged"]
+    lines = [f"the safety checker flagged the pictures of seed {', '.join(flagged)} (--safety)"] if flagged else []
+    if metadata[0].get("safety_checker") == "absent":
+        lines.append("no safety checker: this model came without its weights, so nobody looked at the pictures")
+    return [*dropped(metadata), *lines]
+
+
 def dropped(metadata: list[dict]) -> list[str]:
     """A line for each prompt whose end the model did not read; the record counts it together with its negative prompt."""
     cut = [settings for settings in metadata if settings.get("dropped_tokens")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from unnoise.cli.requests import OPTIONS
+from unnoise.cli.options import OPTIONS
 from unnoise.errors import UnnoiseError, nearest
 
 MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
