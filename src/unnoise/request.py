@@ -15,6 +15,7 @@ from unnoise.diffusion.noise import MAX_SEED
 from unnoise.diffusion.sampling import default_spacing
 from unnoise.diffusion.solvers import SOLVERS, solver
 from unnoise.errors import ArgumentError, UnknownName
+from unnoise.prompts import loras
 
 OUTPUT_TYPES = ("pil", "numpy", "pt", "latent")
 SAFETY = ("black", "blur", "flag", "off")  # what becomes of a picture that the safety checker flags
@@ -142,6 +143,7 @@ def request(
     columns = [column * (len(prompts) // len(column)) for column in (prompts, negatives, labels)]
     texts, negative, classes = (tuple(value for value in column for _ in range(n)) for column in columns)
     more = {name: settings.pop(name) for name in MORE if name in settings}
+    _tagless(texts if more.get("prompt_weights") else ())
     checked = {**_settings(spec, **settings), "more": _more(more)}
     return Request(texts, negative, _seeds(seed, len(texts)), labels=classes, **checked)
 
@@ -153,6 +155,12 @@ def _prompts(spec: ModelSpec, prompt: str | Sequence[str] | None, pictures: int)
     if prompt not in (None, ""):
         raise ArgumentError(f"got prompt {prompt!r}: {spec.name} knows no text, use class_labels or leave the prompt out")
     return ("",) * pictures
+
+
+def _tagless(prompts: Iterable[str]) -> None:
+    """A LoRA's tag names no file that the library could know of."""
+    for tag in (tag for prompt in prompts for tag in loras(prompt)[1]):
+        raise ArgumentError(f"got <lora:{tag.name}> in the prompt: leave it out and give lora=[(FILE, {tag.weight:g})]")
 
 
 def _classes(spec: ModelSpec, classifier: Any) -> int:
