@@ -64,7 +64,7 @@ def tokenizer() -> Any:
         vocab.write_text(json.dumps(pieces["vocab"]), encoding="utf-8")
         lines = [pair if isinstance(pair, str) else " ".join(pair) for pair in pieces["merges"]]
         merges.write_text("\n".join(["#version: 0.2", *lines]), encoding="utf-8")
-        return CLIPTokenizer.from_pretrained(folder)
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
 
 
 def random(build: Any, config: Any) -> Any:
