@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unnoise import __version__, adapting, inputs
 from unnoise.adapting import Adapted
-from unnoise.checkpoints import native
+from unnoise.checkpoints import native, saving
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.diffusion import predictions, sampling
 from unnoise.diffusion.sampling import Run
@@ -232,13 +232,13 @@ class Model:
 
     @torch.no_grad()
     def _stream(self, asked: Request, given: Given) -> Iterator[Progress]:
-        run, denoiser = self.trajectories.begin(asked, given, self.denoiser)
+        run, denoiser = self.trajectories.begin(asked, given)
         for state in sampling.stream(run, denoiser):
             yield Progress(state.step, state.steps, state.x, state.x0, asked, self, given)
 
     def run(self, asked: Request, latents: Tensor | None = None) -> Run:
         """The trajectory of a request from text alone, for a driver that holds several."""
-        return self.trajectories.begin(asked, Given(self._checked(asked, latents, "latents")), self.denoiser)[0]
+        return self.trajectories.begin(asked, Given(self._checked(asked, latents, "latents")))[0]
 
     def _checked(self, asked: Request, latents: Any, name: str) -> Tensor | None:
         """Latents of the caller's own; None leaves them to the seeds."""
@@ -352,8 +352,21 @@ class Model:
         cuts = [sum(self.encode.dropped(text or "", asked.get("max_sequence_length")) for text in pair) for pair in both]
         return [{"dropped_tokens": cut} if cut else {} for cut in cuts]
 
-    def save(self, path: str | Path) -> None:
-        """One .safetensors file, with everything `load` needs."""
+    def save(self, path: str | Path, layout: str | None = None) -> None:
+        """Write the model, whole or not at all.
+
+        layout: "unnoise", one .safetensors file with everything `load` needs; "diffusers", a folder; "ldm", a single file of CompVis' or
+        Stability AI's form; "dit", facebook's. None: a folder where the path is no .safetensors file, else the family's own file.
+        Raises ArgumentError for a model that a layout cannot hold, FileError where it cannot be written.
+        """
+        layout = layout or saving.usual(Path(path), self.spec)
+        if layout != "unnoise":
+            if self.encode.words:
+                raise ArgumentError("this model knows words of textual inversion, which no layout holds: save the one without them")
+            saving.save(path, self.spec, self.networks, layout, tokenizers=self.tokenizers, source=self.file)
+            return
+        if len(self.tokenizers) != 1:
+            raise ArgumentError(f"layout 'unnoise' holds one tokenizer, and {self.spec.name} has {len(self.tokenizers)}: use another layout")
         native.save(Path(path), self.spec, self.tokenizer, dict(self.networks.named_parameters()))
 
 

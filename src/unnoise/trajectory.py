@@ -71,13 +71,16 @@ class Trajectories:
     def device(self) -> torch.device:
         return next(self.networks["network"].parameters()).device
 
-    def guided(self, network: nn.Module) -> Guided:
-        """On a CPU a picture never depends on its batch. The price for small models: one without guidance is computed twice."""
-        small = sum(p.numel() for p in network.parameters()) < SMALL
-        rows = (2 if small else 1) if self.device.type == "cpu" else None
-        return Guided(
-            NetworkDenoiser(network, self.schedule, self.prediction, rows), self.schedule, self.prediction, self.spec.guided_channels
-        )
+    def guided(self, network: nn.Module, *, alone: bool = False) -> Guided:
+        """On a CPU the network always sees two rows at once, so that a picture never depends on its batch; without guidance a large
+        network sees them one by one. A single picture of a small model without guidance is computed twice: that costs little.
+
+        alone: whether only the prompt is asked, and not the negative prompt beside it.
+        """
+        large = sum(p.numel() for p in network.parameters()) > SMALL
+        rows = (1 if large and alone else 2) if self.device.type == "cpu" else None
+        asked = NetworkDenoiser(network, self.schedule, self.prediction, rows)
+        return Guided(asked, self.schedule, self.prediction, self.spec.guided_channels)
 
     def shape(self, asked: Request) -> tuple[int, ...]:
         return (len(asked.prompts), self.spec.channels, asked.height // self.spec.factor, asked.width // self.spec.factor)
@@ -87,16 +90,17 @@ class Trajectories:
         how = (asked.sampler, asked.steps, asked.spacing, None, dict(asked.spacing_options))
         return sampling.plan(self.schedule, *how, **dict(asked.sampler_options))
 
-    def begin(self, asked: Request, given: Given, denoiser: Guided) -> tuple[Run, Denoiser]:
+    def begin(self, asked: Request, given: Given) -> tuple[Run, Denoiser]:
         """The trajectory, and the denoiser that answers it."""
         noise, shape = Streams(asked.seeds), torch.empty(self.shape(asked), device=self.device)
         drawn = noise.draw(shape)  # first also where it is not used: see `sample`
         unit = drawn if given.latents is None else given.latents
         x0 = self._encoded(given.image, noise, shape) if given.x0 is None else given.x0
         plan = part(self.plan(asked), asked, x0 is not None)
-        cond = self._with_channels(self.guidance(asked), asked, given, noise)
+        cond, network = self._with_channels(self.guidance(asked), asked, given, noise), self.networks["network"]
         if given.controls:
-            cond, denoiser = self._controlled(cond, given, asked, plan)
+            cond, network = self._controlled(cond, given, asked, plan)
+        denoiser = self.guided(network, alone=asked.guidance_scale == 1)
         x = self._state(plan, asked, unit, x0, given)
         asked_of: Denoiser = denoiser
         if given.classifier is not None:
@@ -182,7 +186,7 @@ class Trajectories:
             raise ArgumentError(f"{self.spec.name} enlarges a picture: give it as image")
         return F.interpolate(2 * given.image - 1, size=(asked.height, asked.width), mode="bilinear")
 
-    def _controlled(self, cond: Guidance, given: Given, asked: Request, plan: Plan) -> tuple[Guidance, Guided]:
+    def _controlled(self, cond: Guidance, given: Given, asked: Request, plan: Plan) -> tuple[Guidance, nn.Module]:
         nets, positive, negative, n = [], [], [], len(asked.prompts)
         times = [level.t for level in plan.levels]
         for one in given.controls:
@@ -194,7 +198,7 @@ class Trajectories:
             negative.append(shown.off(n) if one.guess else shown)
         sides = (replace(side, hints=tuple(hints)) for side, hints in ((cond.positive, positive), (cond.negative, negative)))
         network = control.Controlled(self.networks["network"], nets, steady=self.device.type == "cpu")
-        return replace(cond, **dict(zip(("positive", "negative"), sides, strict=True))), self.guided(network)
+        return replace(cond, **dict(zip(("positive", "negative"), sides, strict=True))), network
 
     def _shown(self, one: Control, asked: Request, n: int) -> Tensor:
         """A hint as its net wants it: pixels in 0..1, or for SD 3's nets their latents."""
