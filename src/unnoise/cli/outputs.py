@@ -39,7 +39,7 @@ def save_all(result: Any, out: Path, keep_settings: bool) -> list[dict]:
 
     pictures = []
     for image, settings in zip(result.images, result.metadata, strict=True):
-        path = out if is_file_name(out) else out / file_name(settings["seed"], settings["prompt"])
+        path = out if is_file_name(out) else out / file_name(settings["seed"], title(settings))
         path = save(image, path, settings if keep_settings else None)
         pictures.append({"path": str(path), "seed": settings["seed"], "prompt": settings["prompt"]})
     return pictures
@@ -52,7 +52,7 @@ def save_sheet(result: Any, out: Path) -> str | None:
 
     if len(result.images) < 2:
         return None
-    captions = [f"{settings['seed']} {settings['prompt']}" for settings in result.metadata]
+    captions = [f"{settings['seed']} {title(settings)}" for settings in result.metadata]
     return str(save(sheet(result.images, captions), out / "sheet.png"))
 
 
@@ -80,6 +80,12 @@ def dropped(metadata: list[dict]) -> list[str]:
     }
     words = {True: ("token", "was"), False: ("tokens", "were")}
     return [f"{n} {words[n == 1][0]} of {text} did not fit and {words[n == 1][1]} ignored" for text, n in texts.items()]
+
+
+def title(settings: dict) -> str:
+    """The prompt, or the class of a model without text."""
+    label = settings.get("class_labels")
+    return settings["prompt"] or ("" if label is None else f"class {label}")
 
 
 def file_name(seed: int, prompt: str) -> str:

@@ -29,6 +29,7 @@ def refusal(error: BaseException) -> tuple[str, int]:
 
 def as_typed(message: str) -> str:
     """The library's "got num_inference_steps 0" as "got --steps 0": what was typed."""
+    message = re.sub(r"parts=\{'(\w+)': FILE\}", r"--part \1=FILE", message)
     return re.sub(r"\bgot (\w+) ", lambda found: f"got {OPTIONS.get(found[1], found[1])} ", message)
 
 
