@@ -127,13 +127,12 @@ def request(
     class_labels: int | Sequence[int] | None,
     seed: int | None,
     unknown: dict[str, Any],
-    classifier: Any = None,
     **settings: Any,
 ) -> Request:
     """Check everything that can be checked before the model runs. Raises ArgumentError or UnknownName, one line each."""
     for name in unknown:
         raise UnknownName("argument", name, ARGUMENTS)
-    labels = _labels(spec, class_labels, _classes(spec, classifier))
+    labels = _labels(spec, class_labels, _classes(spec, settings.pop("classifier", None)))
     prompts = _prompts(spec, prompt, len(labels))
     negatives = (None,) if negative_prompt is None else _texts("negative_prompt", negative_prompt)
     for name, given in (("texts as negative_prompt", negatives), ("class_labels", labels)):
