@@ -39,7 +39,7 @@ def pairs(given: Any) -> list[tuple[str | Path | Adapter, float]]:
 
 def put_on(networks: nn.ModuleDict, tokenizers: Mapping[str, Tokenizer], before: Mapping[str, Tensor], given: Any, strict: bool) -> Adapted:
     """Raises FileError for a file of another family, or one with keys that fit nowhere."""
-    parts = {place: network for place, network in networks.items() if place != "autoencoder"}
+    parts = {place: network for place, network in networks.items() if place not in ("autoencoder", "preview")}
     read = [
         (one if isinstance(one, Adapter) else adapters.read(Weights.open(one), parts, strict=strict), scale) for one, scale in pairs(given)
     ]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unnoise.checkpoints import opening
 from unnoise.checkpoints.layouts import controlnet
 from unnoise.errors import ArgumentError, FileError
-from unnoise.loading import place
+from unnoise.loading import locate
 from unnoise.model import Model
 from unnoise.networks.controlnet import ControlNet
 from unnoise.networks.controlnet_mmdit import MMDiTControlNet
@@ -40,7 +40,7 @@ class ControlModel:
         except ArgumentError as error:
             raise ArgumentError(f"got a ControlNet of {self.family} for {name}: {error}") from None
 
-    def shown(self, stage: nn.Module, hint: Tensor) -> Tensor:
+    def shown(self, stage: Any, hint: Tensor) -> Tensor:
         """Latents of a hint (b, 3, h, w) in 0..1, as the net was trained to see them.
 
         Stability's Canny net of the form 8b saw pixels 127.5 times as far apart (sd3_infer.py of sd3.5, `vae_encode`); nets that hear no
@@ -70,7 +70,7 @@ def load_control(
     """
     where = model.device if model else devices.device(device)
     precision = model.dtype if model else devices.dtype(dtype, where)
-    part = opening.control(place(control), config or {})
+    part = opening.control(locate(control), config or {})
     sizes = part.config
     family = controlnet.family(sizes)
     if family == "sd3" and sizes.hint_channels != sizes.mmdit.in_channels:

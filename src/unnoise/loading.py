@@ -17,6 +17,7 @@ from unnoise.errors import ArgumentError, FileError, UnknownName
 from unnoise.images.safety import SafetyChecker
 from unnoise.model import BUILTIN, Model
 from unnoise.networks import tokenizers, wordpiece
+from unnoise.networks.taesd import TinyAutoencoder
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.runtime import devices
 
@@ -65,7 +66,7 @@ def load(
     Raises UnknownName, ArgumentError or FileError.
     """
     where = devices.device(device)
-    path, precision = place(model), devices.dtype(dtype, where)
+    path, precision = locate(model), devices.dtype(dtype, where)
     if path.is_file() and headers.read(path).metadata.get("format", "").startswith(native.FORMAT.split("-")[0]):
         spec, tokenizer, networks = native.load(path, precision, where)
         return Model(spec, tokenizer, networks, file=path)
@@ -74,7 +75,20 @@ def load(
     networks = nn.ModuleDict(
         {place: part.load(precision, where) for place, part in found.parts.items() if place in spec.parts() or place == "network"}
     )
+    if preview := _tiny(found, (parts or {}).get("preview")):
+        networks["preview"] = preview.load(precision, where)
     return Model(spec, _tokenizers(found), networks, file=path, safety=_safety(path, precision, where), told=found.told)
+
+
+def _tiny(found: Found, path: str | Path | None) -> Part | None:
+    """The tiny autoencoder that previews are decoded by. Raises FileError where it is none, or of other latents."""
+    if path is None:
+        return None
+    part = opening.part(locate(path), "autoencoder")
+    opening.replaced(found.spec, "autoencoder", part)
+    if part.network is not TinyAutoencoder:
+        raise FileError(f"{path} is a whole autoencoder: a preview is decoded by a tiny one (TAESD)")
+    return part
 
 
 def _with_parts(found: Found, given: Mapping[str, str | Path | None]) -> Found:
@@ -83,11 +97,13 @@ def _with_parts(found: Found, given: Mapping[str, str | Path | None]) -> Found:
     parts = dict(found.parts)
     spec = found.spec
     for place, path in given.items():
-        if place not in places:
-            raise UnknownName("part", place, places)
+        if place not in (*places, "preview"):
+            raise UnknownName("part", place, (*places, "preview"))
+        if place == "preview":
+            continue  # no part of the model: see `_tiny`
         parts.pop(place, None)
         if path is not None:
-            parts[place] = opening.part(Path(path), place)
+            parts[place] = opening.part(locate(path), place)
             spec = opening.replaced(spec, place, parts[place])
     return Found(spec, parts, found.told, found.tokenizers)
 
@@ -114,7 +130,7 @@ def _safety(path: Path, dtype: torch.dtype, device: torch.device) -> SafetyCheck
     return SafetyChecker(part.load(dtype, device)) if part else None  # pyright: ignore[reportArgumentType]
 
 
-def place(model: str | Path) -> Path:
+def locate(model: str | Path) -> Path:
     """Where a model is: a path as it is, a name among those that come with the package, or a hub id in its cache."""
     expected = "a name that unnoise.models() lists, a .safetensors file, a diffusers folder or a hub id"
     if not isinstance(model, str | Path) or not str(model):

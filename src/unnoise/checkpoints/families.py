@@ -18,6 +18,7 @@ from unnoise.networks.labels import ClassTokensConfig
 from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.ncsnpp import NCSNppConfig
 from unnoise.networks.t5 import T5Config
+from unnoise.networks.taesd import TinyAutoencoderConfig
 from unnoise.networks.unet import UNetConfig
 from unnoise.networks.vq import VQConfig
 
@@ -28,6 +29,7 @@ FIELDS = {
     NCSNppConfig: "ncsnpp",
     AutoencoderConfig: "autoencoder",
     VQConfig: "vq",
+    TinyAutoencoderConfig: "tiny",
     T5Config: "text_3",
     BertConfig: "bert",
     ClassTokensConfig: "class_tokens",

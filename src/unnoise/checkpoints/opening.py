@@ -10,10 +10,9 @@ from unnoise.checkpoints import families, folders
 from unnoise.checkpoints.keys import Layout
 from unnoise.checkpoints.layouts import adm, consistency, controlnet, ddpm, dit, edm, ldm, score_sde, sd3, single
 from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.specs import ModelSpec
+from unnoise.checkpoints.specs import FIRST_STAGES, ModelSpec
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError
-from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.vision import CLIPVisionConfig, SafetyNetwork
 
 # Who knows which single file, the most telling keys first.
@@ -50,9 +49,11 @@ def part(path: Path, place: str) -> Part:
     """One network for a place of a model: of a folder with a config.json, of a file of its own, or of a whole model's. Raises FileError."""
     if path.is_dir():
         folder = folders.Folder(path.parent, {path.name: ["", ""]})
-        return folders.vae(folder, path.name) if place == "autoencoder" else folders.text(folder, path.name)
+        if place == "autoencoder":
+            return single.tiny(folder.weights(path.name), place) or folders.vae(folder, path.name)
+        return folders.text(folder, path.name)
     weights = Weights.open(path)
-    for one in (single.first_stage, single.text):
+    for one in (single.first_stage, single.tiny, single.text):
         if found := one(weights, place):
             return found
     try:
@@ -78,14 +79,16 @@ def replaced(spec: ModelSpec, place: str, part: Part) -> ModelSpec:
     config = part.config
     if place != "autoencoder":
         fields = {"text_encoder": "text", "text_encoder_2": "text_2", "text_encoder_3": "text_3"}
+        own = getattr(spec, fields[place])
+        if own is not None and own.width != config.width:
+            raise FileError(f"{part.weights.path} is a text encoder of width {config.width}, {spec.name} has one of {own.width}")
         return spec.model_copy(update={fields[place]: config})
     stage = spec.first_stage
     if stage is None or config.latent_channels != stage.latent_channels:
         wanted = f"{stage.latent_channels} latent channels" if stage else "no autoencoder"
         raise FileError(f"{part.weights.path} has {config.latent_channels} latent channels, and {spec.name} has {wanted}: use its own")
-    return families.resized(
-        spec, {"autoencoder": config, "vq": None} if isinstance(config, AutoencoderConfig) else {"vq": config, "autoencoder": None}
-    )
+    given = families.FIELDS[type(config)]
+    return families.resized(spec, {field: config if field == given else None for field in FIRST_STAGES})
 
 
 def safety(path: Path) -> Part | None:

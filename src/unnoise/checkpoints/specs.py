@@ -20,6 +20,7 @@ from unnoise.networks.meta import meta
 from unnoise.networks.mmdit import MMDiT, MMDiTConfig
 from unnoise.networks.ncsnpp import NCSNpp, NCSNppConfig
 from unnoise.networks.t5 import T5Config, T5Encoder
+from unnoise.networks.taesd import TinyAutoencoder, TinyAutoencoderConfig
 from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
 from unnoise.networks.unet import UNet, UNetConfig
 from unnoise.networks.vq import VQAutoencoder, VQConfig
@@ -100,7 +101,7 @@ class Defaults(Strict):
 # How text, sizes and labels become the network's condition: see `conditions.py`
 Conditioning = Literal["none", "labels", "label_tokens", "draft", "clip", "clip_penultimate", "bert", "sdxl", "refiner", "sd3"]
 BACKBONES = {"unet": UNet, "dit": DiT, "mmdit": MMDiT, "ncsnpp": NCSNpp}
-FIRST_STAGES = {"autoencoder": Autoencoder, "vq": VQAutoencoder}
+FIRST_STAGES = {"autoencoder": Autoencoder, "vq": VQAutoencoder, "tiny": TinyAutoencoder}
 TEXTS = {"text": CLIPTextEncoder, "text_2": CLIPTextEncoder, "text_3": T5Encoder, "bert": BertEncoder, "class_tokens": ClassTokens}
 
 
@@ -120,6 +121,7 @@ class ModelSpec(Strict):
     ncsnpp: NCSNppConfig | None = None
     autoencoder: AutoencoderConfig | None = None
     vq: VQConfig | None = None
+    tiny: TinyAutoencoderConfig | None = None
     text: CLIPTextConfig | None = None
     text_2: CLIPTextConfig | None = None
     text_3: T5Config | None = None
@@ -128,14 +130,16 @@ class ModelSpec(Strict):
     conditioning: Conditioning = "draft"
     null_label: int | None = None  # the label that stands for none, where the model was trained with one
     guided_channels: int | None = None  # guidance acts on so many of the channels, from the first: 3 of 4 in DiT's own code
-    extra_channels: tuple[Literal["mask", "masked_image", "depth", "low_res"], ...] = ()  # what joins x, in this order: inpainting, depth, upsampling
+    extra_channels: tuple[
+        Literal["mask", "masked_image", "depth", "low_res"], ...
+    ] = ()  # what joins x, in this order: inpainting, depth, upsampling
     defaults: Defaults = Defaults()
 
     @model_validator(mode="after")
     def _one_backbone(self) -> ModelSpec:
         for names in (BACKBONES, FIRST_STAGES):
             given = [name for name in names if getattr(self, name)]
-            if len(given) > 1 or not given and names is BACKBONES:
+            if len(given) > 1 or (not given and names is BACKBONES):
                 raise ValueError(f"expected exactly one of {', '.join(names)}, got {' and '.join(given) or 'none'}")
         return self
 
@@ -144,8 +148,8 @@ class ModelSpec(Strict):
         return next(config for name in BACKBONES if (config := getattr(self, name)))
 
     @property
-    def first_stage(self) -> AutoencoderConfig | VQConfig | None:
-        return self.autoencoder or self.vq
+    def first_stage(self) -> AutoencoderConfig | VQConfig | TinyAutoencoderConfig | None:
+        return self.autoencoder or self.vq or self.tiny
 
     @property
     def factor(self) -> int:
@@ -181,6 +185,7 @@ class ModelSpec(Strict):
 _PLACES = (
     ("autoencoder", "autoencoder", FIRST_STAGES),
     ("vq", "autoencoder", FIRST_STAGES),
+    ("tiny", "autoencoder", FIRST_STAGES),
     ("text", "text_encoder", TEXTS),
     ("text_2", "text_encoder_2", TEXTS),
     ("text_3", "text_encoder_3", TEXTS),

@@ -33,6 +33,7 @@ class TinyAutoencoderConfig:
     in_channels: int = 3
     scale: float = 1.0  # latents come as the diffusion model sees them
     shift: float = 0.0
+    encodes: bool = True  # False: a file of the decoder alone
 
     @property
     def factor(self) -> int:
@@ -119,11 +120,13 @@ class TinyAutoencoder(nn.Module):
     def __init__(self, config: TinyAutoencoderConfig):
         super().__init__()
         self.config = config
-        self.encoder = encoder(config)
+        self.encoder = encoder(config) if config.encodes else None
         self.decoder = decoder(config)
 
     def encode(self, x: Tensor, *, tile: int = 0) -> Latents:
         factor = self.config.factor
+        if self.encoder is None:
+            raise ArgumentError("this tiny autoencoder has its decoder alone: to start from a picture use one with both halves")
         if x.shape[2] % factor or x.shape[3] % factor:
             raise ArgumentError(f"got a picture of {x.shape[3]}x{x.shape[2]}, expected multiples of {factor}: resize or crop it")
         layers, inner = list(self.encoder), -INNER["encoder"]

@@ -5,7 +5,7 @@ control_model.input_blocks ...    lllyasviel: numbered blocks as in `numbered.py
   zero_convs.k.0, middle_block_out.0
 controlnet_down_blocks.k ...      diffusers: our names
 controlnet_blocks.k, transformer_blocks.k.attn.to_q     diffusers for Stable Diffusion 3
-controlnet_blocks.k, transformer_blocks.k.attn.qkv      Stability's 3.5: `control_type` is a number, and of the form 8b `pos_embed.proj` unused
+controlnet_blocks.k, transformer_blocks.k.attn.qkv      Stability's 3.5: `control_type` is a number, 8b's `pos_embed.proj` unused
 """
 
 from __future__ import annotations

@@ -49,12 +49,14 @@ def vq(config: VQConfig) -> Layout:
 
 
 def _sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    levels = 1 + max(int(match[1]) for key in shapes if (match := re.match(r"encoder\.down\.(\d+)\.", key)))
+    """Of the authors' names, or diffusers'."""
+    down, block = ("down_blocks", "resnets") if "encoder.down_blocks.0.resnets.0.conv1.weight" in shapes else ("down", "block")
+    levels = 1 + max(int(match[1]) for key in shapes if (match := re.match(rf"encoder\.{down}\.(\d+)\.", key)))
     return {
         "in_channels": shapes["encoder.conv_in.weight"][1],
         "latent_channels": shapes["decoder.conv_in.weight"][1],
-        "widths": tuple(shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels)),
-        "blocks": len({match[1] for key in shapes if (match := re.match(r"encoder\.down\.0\.block\.(\d+)\.", key))}),
+        "widths": tuple(shapes[f"encoder.{down}.{i}.{block}.0.conv1.weight"][0] for i in range(levels)),
+        "blocks": len({match[1] for key in shapes if (match := re.match(rf"encoder\.{down}\.0\.{block}\.(\d+)\.", key))}),
     }
 
 

@@ -161,6 +161,10 @@ def _schedule(weights: Weights, spec: ModelSpec) -> tuple[ModelSpec, list[str]]:
     if "v_pred" in weights or _says_v(weights.metadata):
         update["prediction"] = "v"
         told.append("v-prediction by a mark in the file")
+    elif spec.name == "sd2" and weights.metadata.get("modelspec.prediction_type", "").lower() == "epsilon":
+        base = FAMILIES["sd2-base"]
+        update |= {name: getattr(base, name) for name in ("name", "family", "summary", "size", "prediction")}
+        told.append("epsilon by a mark in the file")
     if "ztsnr" in weights:
         update["schedule"] = spec.schedule.model_copy(update={"zero_terminal_snr": True})
         told.append("zero terminal SNR by a mark in the file")
