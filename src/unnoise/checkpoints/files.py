@@ -61,7 +61,10 @@ def match(path: Path, found: Mapping[str, Sequence[int]], expected: Mapping[str,
     """Refuse weights whose names and shapes are not the network's; the nearest names are said. Raises FileError."""
     missing, unknown = (sorted(a.keys() - b.keys()) for a, b in ((expected, found), (found, expected)))
     if missing or unknown:
-        parts = [_counted(missing, "weights are missing", unknown, "nearest in the file"), _counted(unknown, "unknown", missing, "nearest expected")]
+        parts = [
+            _counted(missing, "weights are missing", unknown, "nearest in the file"),
+            _counted(unknown, "unknown", missing, "nearest expected"),
+        ]
         raise FileError(f"{path} does not fit: {', '.join(parts)}")
     for name, shape in found.items():
         if tuple(shape) != tuple(expected[name]):
