@@ -21,16 +21,17 @@ if TYPE_CHECKING:
     from unnoise.diffusion.sampling import sample
     from unnoise.diffusion.solvers import samplers
     from unnoise.inputs import Control
-    from unnoise.loading import load, models
+    from unnoise.loading import inspect, load, models
 
 __version__ = "0.1.0"
 
-__all__ = ["Control", "errors", "load", "load_classifier", "load_control", "models", "sample", "samplers", "schedules"]
+__all__ = ["Control", "errors", "inspect", "load", "load_classifier", "load_control", "models", "sample", "samplers", "schedules"]
 
 # public name -> the module that holds it; a name that is itself a module maps to that module
 _HOMES = {
     "errors": "unnoise.errors",
     "Control": "unnoise.inputs",
+    "inspect": "unnoise.loading",
     "load": "unnoise.loading",
     "load_classifier": "unnoise.classifiers",
     "load_control": "unnoise.controls",

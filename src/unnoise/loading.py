@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unnoise.checkpoints import headers, native, opening
+from unnoise.checkpoints import headers, inspecting, native, opening
 from unnoise.checkpoints.parts import Found, Part
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.errors import ArgumentError, FileError, UnknownName
@@ -89,6 +89,16 @@ def _tiny(found: Found, path: str | Path | None) -> Part | None:
     if part.network is not TinyAutoencoder:
         raise FileError(f"{path} is a whole autoencoder: a preview is decoded by a tiny one (TAESD)")
     return part
+
+
+def inspect(model: str | Path) -> dict[str, Any]:
+    """What a file of weights, a folder, a hub id or a model of the package is, by headers alone: no tensor is loaded.
+
+    Ready for JSON: kind, family, parts, parameters, dtypes, bytes, prediction, schedule, told, run, metadata, as far as they are known.
+    Raises UnknownName, or FileError for what is no file of weights.
+    """
+    path = Path(model)
+    return inspecting.inspect(path if path.exists() else locate(model))
 
 
 def _with_parts(found: Found, given: Mapping[str, str | Path | None]) -> Found:

@@ -11,6 +11,7 @@ from unnoise.cli.compare import compare
 from unnoise.cli.convert import convert
 from unnoise.cli.data import data
 from unnoise.cli.generate import generate
+from unnoise.cli.inspect import inspect
 from unnoise.cli.listings import models, samplers
 from unnoise.cli.train import train
 
@@ -20,6 +21,7 @@ VERBS = {
     "bench": bench,
     "compare": compare,
     "convert": convert,
+    "inspect": inspect,
     "data": data,
     "samplers": samplers,
     "models": models,
