@@ -13,12 +13,14 @@ import typer
 
 import house
 import pages
+from unnoise.checkpoints.families import FAMILIES
 from unnoise.cli.app import VERBS
 from unnoise.data.colours import COLOURS
 from unnoise.diffusion.grids import GRIDS
 from unnoise.diffusion.predictions import PREDICTIONS
 from unnoise.diffusion.schedules import BETAS
 from unnoise.diffusion.solvers import SOLVERS
+from unnoise.images.hints import HINTS
 
 DOCS = house.ROOT / "docs"
 WEIGHTS = pages.weights()
@@ -101,6 +103,21 @@ def test_betas():
 def test_colours():
     rows = [[name, ", ".join(colour.words["en"]), ", ".join(colour.words["ko"])] for name, colour in COLOURS.items()]
     assert pages.table(DOCS / "data.md", "## Colours") == rows
+
+
+def test_families():
+    rows = [
+        [row.name, row.summary, str(row.size), row.prediction, f"{row.defaults.sampler}, {row.defaults.num_inference_steps}"]
+        for row in FAMILIES.values()
+    ]
+    found = pages.table(DOCS / "checkpoints.md", "### Families")
+    assert [[*row[:3], *row[4:]] for row in found] == rows
+    assert [row[3] == "nothing" for row in found] == [row.conditioning == "none" for row in FAMILIES.values()]
+
+
+def test_hints():
+    rows = [[name, row.text, "yes" if row.model else "no"] for name, row in HINTS.items()]
+    assert pages.table(DOCS / "checkpoints.md", "### Hints") == rows
 
 
 def test_every_command_has_its_section():
