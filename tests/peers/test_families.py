@@ -439,9 +439,16 @@ def test_trajectory_consistency(steps: int, eta: float, pairs: Pairs, monkeypatc
     close(ours(both.model, **options, **how), theirs(pipe, eta=eta, **how), what=f"TCD, {steps} steps, eta {eta}")
 
 
-@pytest.mark.parametrize("cls, sampler", [("LCMScheduler", "lcm"), ("TCDScheduler", "tcd")])
-def test_a_folder_with_a_few_step_scheduler_runs_as_it_asks(cls: str, sampler: str, pairs: Pairs, tmp_path: Path):
-    pairs("sd1").scheduled(cls, timestep_spacing="leading").save_pretrained(str(tmp_path))
+FEW_STEP = [
+    ("LCMScheduler", "leading", "lcm"),
+    ("TCDScheduler", "leading", "tcd"),
+    ("EulerAncestralDiscreteScheduler", "trailing", "euler_ancestral"),
+]
+
+
+@pytest.mark.parametrize("cls, spacing, sampler", FEW_STEP)
+def test_a_folder_with_a_few_step_scheduler_runs_as_it_asks(cls: str, spacing: str, sampler: str, pairs: Pairs, tmp_path: Path):
+    pairs("sd1").scheduled(cls, timestep_spacing=spacing).save_pretrained(str(tmp_path))
     defaults = unnoise.load(tmp_path, dtype="float32", device="cpu").spec.defaults
     assert (defaults.sampler, defaults.num_inference_steps, defaults.guidance_scale) == (sampler, 4, 1.0)
 

@@ -10,9 +10,11 @@ from unnoise.errors import FileError
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-FEW_STEPS = {  # schedulers of distilled models: they change what the network's answer means, or how many steps it was made for
-    "LCMScheduler": {"prediction": "lcm", "sampler": "lcm"},
-    "TCDScheduler": {"sampler": "tcd"},
+# Schedulers of distilled models, which are made for few steps: our sampler and spacing
+FEW_STEPS = {
+    "LCMScheduler": ("lcm", "lcm"),
+    "TCDScheduler": ("tcd", "tcd"),
+    "EulerAncestralDiscreteScheduler": ("euler_ancestral", "trailing"),  # of SDXL-Turbo, where its spacing is trailing
 }
 
 
@@ -25,16 +27,22 @@ def read(config: Mapping[str, Any], spec: ModelSpec) -> tuple[ModelSpec, list[st
         return spec.model_copy(update=flow), [f"flow with shift {shift:g} by {name}"]
     if config.get("trained_betas") is not None:
         raise FileError(f"the scheduler's config gives its betas as a list, which no published model does: got {name}")
-    few = FEW_STEPS.get(name, {})
-    update: dict[str, Any] = {"schedule": _betas(config), "prediction": few.get("prediction") or _prediction(config)}
-    if "sampler" in few:
-        scale = 8.0 if spec.unet and spec.unet.guidance_width else 1.0  # told to the network, else distilled for good
-        update["defaults"] = Defaults(sampler=few["sampler"], spacing=few["sampler"], num_inference_steps=4, guidance_scale=scale)
+    update: dict[str, Any] = {"schedule": _betas(config), "prediction": _prediction(config)}
+    if name in FEW_STEPS and ("Ancestral" not in name or config.get("timestep_spacing") == "trailing"):
+        update |= distilled(name, spec, update["prediction"])
     elif update["schedule"].zero_terminal_snr:  # the first step must be the last of the table (Lin et al. 2023, section 3.3)
         update["defaults"] = spec.defaults.model_copy(update={"spacing": "trailing"})
     schedule = update["schedule"]
     told = f"{update['prediction']}, {schedule.betas} betas {schedule.beta_start or ''}..{schedule.beta_end or ''} by {name}"
     return spec.model_copy(update=update), [told + (", zero terminal SNR" if schedule.zero_terminal_snr else "")]
+
+
+def distilled(name: str, spec: ModelSpec, prediction: str = "eps") -> dict[str, Any]:
+    """What changes in the spec of a model that was distilled for this scheduler."""
+    sampler, spacing = FEW_STEPS[name]
+    scale = 8.0 if spec.unet and spec.unet.guidance_width else 1.0  # told to the network, else distilled for good
+    defaults = Defaults(sampler=sampler, spacing=spacing, num_inference_steps=4, guidance_scale=scale)
+    return {"defaults": defaults, "prediction": "lcm" if (sampler, prediction) == ("lcm", "eps") else prediction}
 
 
 def _prediction(config: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from unnoise.checkpoints import schedulers
 from unnoise.checkpoints.families import FAMILIES, resized
 from unnoise.checkpoints.layouts import bert, first_stage, numbered, texts
 from unnoise.checkpoints.parts import Found, Hints, Part
@@ -41,6 +42,9 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     config = numbered.unet_config(unet.shapes, {**_heads(family, unet), **hints.get("network", {})})
     parts = {"network": _network(weights, unet, config, family, hints), **_stage(weights, hints), **texts_found}
     spec, more = _schedule(weights, resized(FAMILIES[family], _fields(parts)))
+    if config.guidance_width:
+        spec = spec.model_copy(update=schedulers.distilled("LCMScheduler", spec, spec.prediction))
+        more = [*more, "a latent consistency model: the network is told the guidance scale"]
     if spec.class_tokens:
         spec = spec.model_copy(update={"null_label": spec.class_tokens.classes - 1})
     average = ["the averaged weights (model_ema) are used"] if _averaged(weights, unet, hints) else []

@@ -102,6 +102,7 @@ def unet_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> UNetCo
         "context_width": next((shape[1] for key, shape in shapes.items() if key.endswith("attn2.to_k.weight")), 0),
         "linear_projection": len(next((shape for key, shape in shapes.items() if key.endswith(".1.proj_in.weight")), ())) == 2,
         "pooled_width": shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else 0,
+        "guidance_width": shapes["time_embed.cond_proj.weight"][1] if "time_embed.cond_proj.weight" in shapes else 0,
         "num_classes": shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else 0,
         "scale_shift": shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
         "resample": "residual" if _found(r"^output_blocks\.(\d+)\.[12]\.in_layers", shapes) else "conv",
