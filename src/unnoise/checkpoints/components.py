@@ -267,7 +267,7 @@ def scheduler(spec: ModelSpec) -> dict[str, Any]:
     if schedule.kind == "flow":
         return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": schedule.shift}
     betas = {ours: theirs for theirs, ours in schedulers.BETAS.items()}[schedule.betas]
-    few = next((name for name, row in schedulers.FEW_STEPS.items() if row["sampler"] == spec.defaults.sampler), None)
+    few = next((name for name, row in schedulers.FEW_STEPS.items() if row == (spec.defaults.sampler, spec.defaults.spacing)), None)
     name = few or ("EulerDiscreteScheduler" if spec.conditioning in ("sdxl", "refiner") else "DDIMScheduler")
     predicts = {ours: theirs for theirs, ours in schedulers.PREDICTIONS.items()}
     written = {
@@ -276,7 +276,7 @@ def scheduler(spec: ModelSpec) -> dict[str, Any]:
         "beta_schedule": betas,
         **_ends(schedule),
         "prediction_type": predicts.get(spec.prediction, "epsilon"),
-        "timestep_spacing": "trailing" if schedule.zero_terminal_snr else "leading",
+        "timestep_spacing": "trailing" if schedule.zero_terminal_snr or spec.defaults.spacing == "trailing" else "leading",
         "steps_offset": 0 if spec.dit else 1,
     }
     if name != "EulerDiscreteScheduler":
