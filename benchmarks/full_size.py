@@ -15,7 +15,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,13 +181,12 @@ def ours(family: str, component: str, folder: Path) -> dict[str, Tensor]:
 
 
 def child(library: str, family: str, component: str, folder: Path, out: Path) -> None:
-    """Outputs to a file, and seconds and the highest resident memory as the last line of standard output."""
-    began = time.perf_counter()
+    """Outputs to a file, and the highest resident memory as the last line of standard output."""
     with torch.no_grad():
         found = {"theirs": theirs, "ours": ours}[library](family, component, folder)
     save_file({name: value.float().contiguous() for name, value in found.items()}, out)
     peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9
-    print(f"{time.perf_counter() - began} {peak}")
+    print(peak)
 
 
 # The table
@@ -200,26 +198,24 @@ class Row(NamedTuple):
     output: str
     largest: float  # of theirs
     difference: float  # the largest, as a share of that
-    seconds: tuple[float, float]  # theirs, ours
-    peak: tuple[float, float]  # GB
+    peak: tuple[float, ...]  # GB: theirs, ours
 
 
 def compared(family: str, component: str, folder: Path, threads: int) -> list[Row]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    found, figures = [], []
+    found, peaks = [], []
     for library in ("theirs", "ours"):
         out = folder.parent / f"{family}_{component}_{library}.safetensors"
         command = [sys.executable, __file__, "--child", library, family, component, str(folder), str(out)]
         ran = subprocess.run(command, capture_output=True, text=True, env=environment)
         if ran.returncode:
             raise SystemExit(f"{library} {family} {component} failed:\n{ran.stderr}")
-        figures.append([float(part) for part in ran.stdout.splitlines()[-1].split()])
+        peaks.append(float(ran.stdout.splitlines()[-1]))
         found.append(load_file(out))
         out.unlink()
     peers, mine = found
-    seconds, peak = zip(*figures, strict=True)
     return [
-        Row(family, component, name, float(peer.abs().max()), float((mine[name] - peer).abs().max() / peer.abs().max()), seconds, peak)
+        Row(family, component, name, float(peer.abs().max()), float((mine[name] - peer).abs().max() / peer.abs().max()), tuple(peaks))
         for name, peer in peers.items()
     ]
 
@@ -228,13 +224,13 @@ def table(rows: list[Row], threads: int) -> str:
     lines = [
         f"Random weights, float32; {sd15_files.machine()}, {threads} threads; {sd15_files.versions()}",
         "",
-        "Differences are the largest, as a share of the largest value. Seconds and memory are of the process, loading included.",
+        "Differences are the largest, as a share of the largest value. Memory is the most that the process held, loading included.",
         "",
-        "| model | component | output | largest value | difference | s, diffusers | s, unnoise | GB, diffusers | GB, unnoise |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|",
+        "| model | component | output | largest value | difference | GB, diffusers | GB, unnoise |",
+        "|---|---|---|---:|---:|---:|---:|",
     ]
     for row in rows:
-        numbers = [f"{row.largest:.3g}", f"{row.difference:.1e}", *(f"{value:.1f}" for value in (*row.seconds, *row.peak))]
+        numbers = [f"{row.largest:.3g}", f"{row.difference:.1e}", *(f"{value:.1f}" for value in row.peak)]
         lines.append(f"| {row.family} | {row.component} | {row.output} | {' | '.join(numbers)} |")
     return "\n".join(lines)
 
