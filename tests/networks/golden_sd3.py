@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unnoise.networks.mmdit import MMDiT, MMDiTConfig
-
-PREFIX = "model.diffusion_model."
+from unnoise.checkpoints import opening
+from unnoise.checkpoints.weights import Weights
+from unnoise.networks.mmdit import MMDiT
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,8 @@ def read(folder: Path) -> tuple[Golden, MMDiT]:
     weights = load_file(folder.parent / "mmdit_sd3_medium.safetensors")
     if folder.name != "mmdit_medium":
         weights |= load_file(folder.parent / f"{folder.name}_changed.safetensors")
-    mmdit = MMDiT(sizes(record["hyperparameters"])).eval()
-    mmdit.load_state_dict({key.removeprefix(PREFIX): value.float() for key, value in weights.items()})
-    return Golden(load_file(folder / "io.safetensors"), record), mmdit
-
-
-def sizes(given: dict) -> MMDiTConfig:
-    dual = given["x_block_self_attn_layers"]
-    assert dual == list(range(len(dual))), "the blocks with dual attention are the first ones"
-    return MMDiTConfig(
-        width=given["hidden_size"],
-        depth=given["depth"],
-        heads=given["num_heads"],
-        context_width=given["context_dim"],
-        pooled_width=given["adm_in_channels"],
-        positions=given["pos_embed_max_size"],
-        qk_norm=given["qk_norm"] == "rms",
-        dual_blocks=len(dual),
-    )
+    found = opening.recognise(Weights.open(weights), {})
+    assert tuple(found.parts) == ("network",)
+    mmdit = found.parts["network"].load(torch.float32)
+    assert isinstance(mmdit, MMDiT)
+    return Golden(load_file(folder / "io.safetensors"), record), mmdit.requires_grad_(False)

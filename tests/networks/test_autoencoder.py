@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from networks import golden
+from unnoise.checkpoints import opening
 from unnoise.errors import ArgumentError
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig, Posterior, transposed
 from unnoise.networks.blocks import Upsample
@@ -17,11 +19,12 @@ SMALL = AutoencoderConfig(widths=(16, 16, 32, 32), blocks=1, groups=8)
 
 
 def load(folder: Path, config: AutoencoderConfig) -> tuple[Autoencoder, golden.Tensors, dict]:
-    io, weights, record = golden.read(folder)
-    prefix = "first_stage_model."
-    weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    autoencoder = Autoencoder(config).eval()
-    golden.translate(autoencoder, weights, golden.autoencoder_ldm(len(config.widths), config.blocks), golden.INSIDE_DDPM)
+    """Scale and shift are the family's: they stand in `config`."""
+    io, _, record = golden.read(folder)
+    part = opening.part(folder / "weights.safetensors", "autoencoder")
+    assert replace(part.config, scale=config.scale, shift=config.shift) == config
+    autoencoder = replace(part, config=config).load(torch.float32)
+    assert isinstance(autoencoder, Autoencoder)
     return autoencoder, io, record
 
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from networks import golden
+from unnoise.checkpoints.layouts import ldm
+from unnoise.checkpoints.weights import Weights
 from unnoise.errors import ArgumentError
 from unnoise.networks.t5 import T5Config, T5Encoder
 from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder, TextStates
@@ -74,18 +76,9 @@ def test_clip_l(shared: Path) -> None:
 def test_open_clip(shared: Path, case: str, prefix: str) -> None:
     io, weights, record = golden.read(shared / "golden/text" / case)
     sizes = record["hyperparameters"]
-    config = CLIPTextConfig(
-        vocab=sizes["vocab_size"],
-        width=sizes["width"],
-        layers=sizes["layers"],
-        heads=sizes["heads"],
-        mlp=int(sizes["width"] * sizes["mlp_ratio"]),
-        activation=sizes["act"],
-        projection=sizes["output_dim"],
-        end_token=sizes["vocab_size"] - 1,
-    )
-    encoder = CLIPTextEncoder(config)
-    encoder.load_state_dict(golden.text_open_clip({key.removeprefix(prefix): value for key, value in weights.items()}, sizes["layers"]))
+    told = {"heads": sizes["heads"], "activation": sizes["act"]}
+    encoder = ldm.open_clip_part(Weights.open(weights).prefixed(prefix), told).load()
+    assert isinstance(encoder, CLIPTextEncoder)
     assert_all_close(encoder, io, record, "out.hidden")
 
 
@@ -115,9 +108,10 @@ def part(weights: golden.Tensors, prefix: str) -> golden.Tensors:
 @torch.no_grad()
 def test_the_two_encoders_of_sdxl(shared: Path) -> None:
     io, weights, record = golden.read(shared / "golden/text/sdxl_conditioner")
-    weights.pop("conditioner.embedders.1.model.logit_scale", None)
-    both = golden.text_open_clip(part(weights, "conditioner.embedders.1.model."), 3)
-    small, big = sized(part(weights, "conditioner.embedders.0.transformer."), heads=4), sized(both, heads=2, activation="gelu")
+    file = Weights.open(weights)
+    small = ldm.clip_part(file.prefixed(ldm.XL_CLIP), {"heads": 4}).load()
+    big = ldm.open_clip_part(file.prefixed(ldm.XL_OPEN_CLIP), {"heads": 2}).load()
+    assert isinstance(small, CLIPTextEncoder) and isinstance(big, CLIPTextEncoder)
     states, g = small(io["in.ids_l"]), big(io["in.ids_g"])
     context = torch.cat([small.context(states, 1, norm=False), big.context(g, 1, norm=False)], dim=-1)
     golden.assert_close(context, io["out.context_sdxl"], floors(record)["out.context_sdxl"])

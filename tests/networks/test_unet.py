@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from networks import golden, golden_pixels
+from networks import golden, golden_latents, golden_pixels
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError
 from unnoise.networks.unet import UNet, UNetConfig
 
-TINY, SD2, SDXL = (golden.UNETS[family] for family in ("ldm/sd1", "ldm/sd2", "sdxl/base"))
+TINY = UNetConfig(widths=(32, 64), depths=(0, 1), blocks=1, context_width=24, heads=4)
+LINEAR: dict[str, Any] = {"blocks": 1, "context_width": 24, "head_width": 16, "linear_projection": True}
+SD2 = UNetConfig(widths=(32, 32), depths=(1, 1), **LINEAR)
+SDXL = UNetConfig(widths=(32, 64), depths=(0, 2), mid_depth=2, pooled_width=108, **LINEAR)
 PIXELS: dict[str, Any] = {"in_channels": 3, "out_channels": 3, "depths": (0, 1), "blocks": 1, "context_width": 0}
 ADM = UNetConfig(**PIXELS, widths=(32, 32), head_width=16, scale_shift=True, resample="residual", num_classes=10, learn_sigma=True)
 DDPM = UNetConfig(**PIXELS, widths=(32, 64), heads=1, corner_pad=True, eps=1e-6, time_shift=1.0, time_cos_first=False)
@@ -32,12 +35,11 @@ DDPM = UNetConfig(**PIXELS, widths=(32, 64), heads=1, corner_pad=True, eps=1e-6,
     ],
 )
 def test_authors_outputs(shared: Path, family: str, output: str) -> None:
-    io, weights, record = golden.read(shared / "golden" / family)
+    opened = golden_latents.read(shared / "golden" / family, ema=False)
+    io, unet = opened.io, opened.network()
     tokens = next((io[name] for name in ("context", "txt", "class_embedding") if name in io), None)
-    unet = golden.unet(family, weights)
-    with torch.no_grad():
-        mine = unet(io["x"], io["t"], Cond(tokens=tokens, pooled=io.get("cond.vector"), labels=io.get("y")))
-    golden.assert_recorded(io, record, {output: mine})
+    mine = unet(io["x"], io["t"], Cond(tokens=tokens, pooled=io.get("cond.vector"), labels=io.get("y")))
+    golden.assert_recorded(io, opened.record, {output: mine})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks import golden
+from networks import golden, golden_latents
 from unnoise.errors import ArgumentError
 from unnoise.networks import vq
 from unnoise.networks.vq import Codebook, VQAutoencoder, VQConfig
@@ -17,32 +17,29 @@ TINY = VQConfig(codes=64, widths=(32, 32), blocks=1)  # of ldm/cin
 OPTIONS = {True: "vq.image", False: "vq.image_noquant"}
 
 
-def cin(weights: golden.Tensors) -> VQAutoencoder:
-    model, prefix = VQAutoencoder(TINY).eval(), "first_stage_model."
-    mine = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    names = golden.autoencoder_ldm(2, TINY.blocks) | {"quantize.embedding": "quantize.embedding"}
-    golden.translate(model, mine, names, golden.INSIDE_DDPM)
-    return model.requires_grad_(False)
+def cin(folder: Path) -> tuple[golden.Tensors, VQAutoencoder, dict]:
+    opened = golden_latents.read(folder / "golden/ldm/cin")
+    assert opened.found.spec.vq == TINY
+    return opened.io, golden_latents.part(opened, "autoencoder"), opened.record
 
 
 def test_encode_does_not_quantise(shared: Path) -> None:
-    io, weights, record = golden.read(shared / "golden/ldm/cin")
-    found = cin(weights).encode(io["image"])
+    io, model, record = cin(shared)
+    found = model.encode(io["image"])
     golden.assert_recorded(io, record, {"vq.z": found.mean})
     assert torch.equal(found.sample(torch.randn_like(found.mean)), found.mean)
 
 
 def test_codes(shared: Path) -> None:
-    io, weights, record = golden.read(shared / "golden/ldm/cin")
-    model = cin(weights)
+    io, model, record = cin(shared)
     assert torch.equal(model.quantize.indices(io["z"]).flatten(), io["vq.indices"])
     golden.assert_recorded(io, record, {"vq.quantized": model.quantize(io["z"])})
 
 
 @pytest.mark.parametrize("quantize", OPTIONS)
 def test_decode(shared: Path, quantize: bool) -> None:
-    io, weights, record = golden.read(shared / "golden/ldm/cin")
-    golden.assert_recorded(io, record, {OPTIONS[quantize]: cin(weights).decode(io["z"], quantize=quantize)})
+    io, model, record = cin(shared)
+    golden.assert_recorded(io, record, {OPTIONS[quantize]: model.decode(io["z"], quantize=quantize)})
 
 
 def lively() -> VQAutoencoder:

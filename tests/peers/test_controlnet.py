@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,9 @@ from networks import golden, golden_control
 from peers import test_networks as unets
 from peers import test_sd3 as sd3
 from peers.replay import replay
+from unnoise.checkpoints.layouts import controlnet
+from unnoise.checkpoints.layouts import diffusers as layouts
+from unnoise.checkpoints.weights import Weights
 from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions, schedules
 from unnoise.diffusion.grids import grid
@@ -167,34 +169,6 @@ def test_pipeline(diffusers: Any, scales: tuple[float, ...], guess: bool, starts
     assert (plain - expected).abs().max() > 0.05 * expected.abs().max()
 
 
-# diffusers' names of what `sd3.theirs` does not know: its joint blocks are an MMDiT's, and its single ones the image's half of them
-SINGLE = {
-    r"^transformer_blocks\.(\d+)\.adaLN_modulation\.1\.": r"transformer_blocks.\1.norm1.linear.",
-    r"^transformer_blocks\.(\d+)\.attn\.qkv\.": r"transformer_blocks.\1.attn.to_{}.",
-    r"^transformer_blocks\.(\d+)\.attn\.proj\.": r"transformer_blocks.\1.attn.to_out.0.",
-    r"^transformer_blocks\.(\d+)\.mlp\.": r"transformer_blocks.\1.ff.",
-}
-
-
-def theirs(key: str) -> str:
-    for pattern, other in SINGLE.items():
-        key = re.sub(pattern, other, key)
-    return sd3.theirs(key)
-
-
-def share(mine: nn.Module, peer: nn.Module) -> None:
-    for p in peer.parameters():
-        nn.init.normal_(p, 1.0 if p.ndim == 1 else 0.0, 0.2 if p.ndim == 1 else p[0].numel() ** -0.5)
-    weights, state = dict(peer.state_dict()), {}
-    for key in mine.state_dict():
-        name = theirs(key)
-        state[key] = torch.cat([weights.pop(name.format(part)) for part in ("qkv" if "{}" in name else "-")])
-    assert not weights, f"not used: {sorted(weights)}"
-    mine.load_state_dict(state)
-    mine.eval()
-    peer.eval()
-
-
 SIZES: dict[str, Any] = {"in_channels": 4, "width": 32, "heads": 2, "context_width": 12, "pooled_width": 10, "positions": 12}
 PEERS: dict[str, Any] = {"sample_size": 16, "in_channels": 4, "out_channels": 4, "attention_head_dim": 16, "num_attention_heads": 2}
 PEERS |= {"joint_attention_dim": 12, "caption_projection_dim": 32, "pooled_projection_dim": 10, "pos_embed_max_size": 12}
@@ -215,17 +189,19 @@ def test_transformers(diffusers: Any, kind: str, size: tuple[int, int]) -> None:
     """Two residuals for five blocks. Of the last block diffusers has none, as joint nets; its form 8b has, since its authors' code has."""
     ours, settings = NETS[kind]
     norm = {"qk_norm": True, "dual_blocks": 1} if kind == "dual" else {}
-    mmdit, peer = MMDiT(MMDiTConfig(depth=5, **SIZES)), diffusers.SD3Transformer2DModel(**PEERS, num_layers=5)
-    sd3.share(mmdit, peer)
-    net = MMDiTControlNet(MMDiTControlNetConfig(MMDiTConfig(depth=2, **SIZES, **norm), **{"hint_channels": 4, **ours}))
+    config, peer = MMDiTConfig(depth=5, **SIZES), diffusers.SD3Transformer2DModel(**PEERS, num_layers=5)
+    mmdit = sd3.shared_with(peer, layouts.mmdit(config), config, MMDiT)
+    told = MMDiTControlNetConfig(MMDiTConfig(depth=2, **SIZES, **norm), **{"hint_channels": 4, **ours})
     peer_net = diffusers.SD3ControlNetModel(**{**PEERS, **settings}, num_layers=2)
-    share(net, peer_net)
+    net = sd3.shared_with(peer_net, controlnet.diffusers_mmdit(told), told, MMDiTControlNet)
+    part = controlnet.part(Weights.open(dict(peer_net.state_dict())), dict(peer_net.config), {})
+    assert part is not None and (part.config.form, part.config.hint_channels) == (told.form, told.hint_channels)
     x, t, tokens, pooled = torch.randn(2, 4, *size), torch.tensor([3.0, 977.5]), torch.randn(2, 7, 12), torch.randn(2, 10)
     latents = torch.randn(2, net.config.hint_channels, *size)
     given = peer.pos_embed(x) if kind == "8b" else x  # the pipeline lends that net the transformer's patches
-    told = None if kind == "8b" else tokens
+    read = None if kind == "8b" else tokens
     heard = torch.zeros_like(pooled) if kind == "zeros" else pooled
-    (expected,) = peer_net(given, latents, 0.7, told, heard, t, return_dict=False)
+    (expected,) = peer_net(given, latents, 0.7, read, heard, t, return_dict=False)
     cond = Cond(tokens, pooled, hints=(hint(net, latents, 0.7),))
     controlled = Controlled(mmdit, [net])
     mine = controlled.residuals(x, t, cond)

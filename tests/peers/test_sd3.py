@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,10 @@ from torch import Tensor, nn
 
 from networks.golden_sd3 import Golden, read
 from peers.replay import replay
+from unnoise.checkpoints.keys import Layout
+from unnoise.checkpoints.layouts import diffusers as layouts
+from unnoise.checkpoints.parts import Part
+from unnoise.checkpoints.weights import Weights
 from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions, schedules
 from unnoise.diffusion.grids import grid
@@ -116,53 +119,11 @@ def test_image_to_image(recorded: tuple[Golden, MMDiT]) -> None:
     found.assert_close(replay(guided, start, fixed, cond=prompts(found)).x[-1], "out.img2img.x_final")
 
 
-# diffusers' names, of what the authors call otherwise; {} stands for q, k and v in turn
-TO_DIFFUSERS = {
-    r"^x_embedder\.": "pos_embed.",
-    r"^pos_embed$": "pos_embed.pos_embed",
-    r"^t_embedder\.": "time_text_embed.timestep_embedder.",
-    r"^y_embedder\.": "time_text_embed.text_embedder.",
-    r"\.mlp\.0\.": ".linear_1.",
-    r"\.mlp\.2\.": ".linear_2.",
-    r"^final_layer\.adaLN_modulation\.1\.": "norm_out.linear.",
-    r"^final_layer\.linear\.": "proj_out.",
-    r"^joint_blocks\.": "transformer_blocks.",
-    r"context_block\.adaLN_modulation\.1\.": "norm1_context.linear.",
-    r"context_block\.attn\.qkv\.": "attn.add_{}_proj.",
-    r"context_block\.attn\.ln_": "attn.norm_added_",
-    r"context_block\.attn\.proj\.": "attn.to_add_out.",
-    r"context_block\.mlp\.": "ff_context.",
-    r"x_block\.adaLN_modulation\.1\.": "norm1.linear.",
-    r"x_block\.(attn2?)\.qkv\.": r"\1.to_{}.",
-    r"x_block\.(attn2?)\.ln_": r"\1.norm_",
-    r"x_block\.(attn2?)\.proj\.": r"\1.to_out.0.",
-    r"x_block\.mlp\.": "ff.",
-    r"\.fc1\.": ".net.0.proj.",
-    r"\.fc2\.": ".net.2.",
-}
-
-
-def theirs(key: str) -> str:
-    for pattern, other in TO_DIFFUSERS.items():
-        key = re.sub(pattern, other, key)
-    return key
-
-
-def share(mine: MMDiT, peer: nn.Module) -> None:
-    """Random values in all of the peer's parameters, and the same in mine."""
+def shared_with(peer: nn.Module, layout: Layout, config: Any, network: Any) -> Any:
+    """Random values in all of the peer's parameters, and our network with the same, read as from its file."""
     for p in peer.parameters():
         nn.init.normal_(p, 1.0 if p.ndim == 1 else 0.0, 0.2 if p.ndim == 1 else p[0].numel() ** -0.5)
-    weights, state = dict(peer.state_dict()), {}
-    # where two modulations stand alone the peer has scale before shift: at the output, and for the last block's text
-    swapped = ("final_layer.adaLN", f"joint_blocks.{mine.config.depth - 1}.context_block.adaLN")
-    for key in mine.state_dict():
-        name = theirs(key)
-        parts = [weights.pop(name.format(part)) for part in ("qkv" if "{}" in name else "-")]
-        state[key] = torch.cat(parts[0].chunk(2)[::-1] if key.startswith(swapped) else parts)
-    assert not weights, f"not used: {sorted(weights)}"
-    mine.load_state_dict(state)
-    mine.eval()
-    peer.eval()
+    return Part(network, config, layout, Weights.open(dict(peer.eval().state_dict()))).load()
 
 
 @pytest.mark.parametrize("size", [(16, 16), (8, 20)], ids=["square", "wide"])
@@ -171,7 +132,7 @@ def share(mine: MMDiT, peer: nn.Module) -> None:
 def test_diffusers(qk_norm: bool, dual: int, size: tuple[int, int]) -> None:
     diffusers: ModuleType = pytest.importorskip("diffusers")
     given = {"width": 32, "depth": 3, "heads": 2, "context_width": 12, "pooled_width": 10, "positions": 12}
-    mine = MMDiT(MMDiTConfig(in_channels=4, qk_norm=qk_norm, dual_blocks=dual, **given))
+    config = MMDiTConfig(in_channels=4, qk_norm=qk_norm, dual_blocks=dual, **given)
     peer = diffusers.SD3Transformer2DModel(
         sample_size=16,
         in_channels=4,
@@ -186,7 +147,7 @@ def test_diffusers(qk_norm: bool, dual: int, size: tuple[int, int]) -> None:
         dual_attention_layers=tuple(range(dual)),
         qk_norm="rms_norm" if qk_norm else None,
     )
-    share(mine, peer)
+    mine = shared_with(peer, layouts.mmdit(config), config, MMDiT)
     x, t, tokens, pooled = torch.randn(2, 4, *size), torch.tensor([3.0, 977.5]), torch.randn(2, 7, 12), torch.randn(2, 10)
     for skip in ([], [0], [1]):
         expected = peer(x, tokens, pooled, t, skip_layers=skip).sample

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from networks import golden, golden_pixels
+from networks import golden, golden_latents, golden_pixels
+from networks.golden_pixels import Golden
 from peers.replay import replay
 from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions, schedules
@@ -22,21 +24,25 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CFG = {"ldm/sd1": 7.5, "ldm/sd2": 3.5, "ldm/cin": 3.0, "ldm/inpaint": 7.5}
 STABLE = schedules.vp("scaled_linear")
-OLDER = schedules.vp("scaled_linear", beta_start=0.0015, beta_end=0.0195)  # latent diffusion before Stable Diffusion
-TABLES = {"ldm/cin": OLDER, "ldm/uncond": OLDER}
 
 
-def latent(family: str, weights: golden.Tensors) -> Guided:
-    """The network as `Model` asks it."""
-    table, predicts = TABLES.get(family, STABLE), predictions.v if family == "ldm/sd2" else predictions.eps
-    return Guided(NetworkDenoiser(golden.unet(family, weights), table, predicts), table, predicts)
+def opened(shared: Path, family: str, **file: Any) -> Golden:
+    return golden_latents.read(shared / "golden" / family, **file)
 
 
-def conditions(family: str, io: golden.Tensors, weights: golden.Tensors) -> tuple[Cond, Cond]:
+def latent(found: Golden) -> Guided:
+    """The network as `Model` asks it: schedule and prediction are those that the file was told to have."""
+    spec = found.found.spec
+    table, predicts = spec.schedule.build(), predictions.prediction(spec.prediction)
+    return Guided(NetworkDenoiser(found.network(), table, predicts), table, predicts)
+
+
+def conditions(family: str, found: Golden) -> tuple[Cond, Cond]:
     """(positive, negative)"""
+    io = found.io
     if family == "ldm/cin":  # the label is a text of one word, the unconditional one the last
-        words = weights["cond_stage_model.embedding.weight"][:, None]
-        return Cond(tokens=words[io["y_T"]]), Cond(tokens=words[-1:].expand(len(io["y_T"]), 1, -1))
+        words, null = golden_latents.part(found, "text_encoder"), found.found.spec.null_label
+        return Cond(tokens=words(io["y_T"])), Cond(tokens=words(torch.full_like(io["y_T"], null)))
     concat = torch.cat([io["mask"], io["masked_latent"]], dim=1) if family == "ldm/inpaint" else None
     return Cond(tokens=io["c"], concat=concat), Cond(tokens=io["uc"], concat=concat)
 
@@ -56,11 +62,12 @@ def conditions(family: str, io: golden.Tensors, weights: golden.Tensors) -> tupl
 )
 def test_latent_diffusion_counts_from_one_and_ends_on_the_tables_first_entry(shared: Path, family: str, run: str, eta: float) -> None:
     """Times 901, 801 .. 1, 0: with eta there is noise in the last step too, and some is left in the picture."""
-    io, weights, record = golden.read(shared / "golden" / family)
-    denoiser, walked = latent(family, weights), io[f"{run}.timesteps"]
+    found = opened(shared, family)
+    io, record, denoiser = found.io, found.record, latent(found)
+    walked = io[f"{run}.timesteps"]
     times = grid(denoiser.schedule, "leading", len(walked), offset=1, ending="first")
     assert times.tolist() == [*walked.flip(0).tolist(), 0]
-    cond = guidance(*conditions(family, io, weights), 1.0 if run == "ddim_nocfg" else CFG[family])
+    cond = guidance(*conditions(family, found), 1.0 if run == "ddim_nocfg" else CFG[family])
     mine = replay(denoiser, io["x_T"], plan(denoiser.schedule, "ddim", times=times, eta=eta), io[f"{run}.noises"], cond)
     golden.assert_recorded(io, record, {f"{run}.x": mine.x, f"{run}.pred_x0": mine.x0})
 
@@ -75,35 +82,36 @@ def test_v_means_what_the_authors_derive_from_it(shared: Path) -> None:
 
 def test_plms(shared: Path) -> None:
     """The first step is Heun's; what the authors call its x_0 is that of the joined slopes, which we do not keep."""
-    io, weights, record = golden.read(shared / "golden/ldm/sd1")
+    found = opened(shared, "ldm/sd1")
+    io, record = found.io, found.record
     times = grid(STABLE, "leading", 10, offset=1, ending="first")
-    cond = guidance(*conditions("ldm/sd1", io, weights), CFG["ldm/sd1"])
-    mine = replay(latent("ldm/sd1", weights), io["x_T"], plan(STABLE, "pndm", times=times), cond=cond)
+    cond = guidance(*conditions("ldm/sd1", found), CFG["ldm/sd1"])
+    mine = replay(latent(found), io["x_T"], plan(STABLE, "pndm", times=times), cond=cond)
     golden.assert_recorded(io, record, {"plms.x": mine.x})
     assert len(mine.asked) == 11
 
 
 def test_image_to_image_noises_for_one_step_more_than_it_takes_away(shared: Path) -> None:
     """Strength 0.6 of 10 steps: the latents get the noise of index 6, time 601, and the walk starts at index 5, time 501."""
-    io, weights, record = golden.read(shared / "golden/ldm/sd1")
+    found = opened(shared, "ldm/sd1")
+    io, record = found.io, found.record
     x = STABLE.alpha(601).float() * io["z0"] + STABLE.sigma(601).float() * io["img2img.noises"][0]
     golden.assert_close(x, io["img2img.encoded"])
     times = grid(STABLE, "leading", 10, offset=1, ending="first")[-7:]
     assert times[0] == 501
-    cond = guidance(*conditions("ldm/sd1", io, weights), CFG["ldm/sd1"])
-    mine = replay(latent("ldm/sd1", weights), x, plan(STABLE, "ddim", times=times), cond=cond)
+    cond = guidance(*conditions("ldm/sd1", found), CFG["ldm/sd1"])
+    mine = replay(latent(found), x, plan(STABLE, "ddim", times=times), cond=cond)
     golden.assert_recorded(io, record, {"img2img.out": mine.x[-1]})
 
 
 @pytest.mark.parametrize(("run", "eta"), [("ddim_ema", 0.0), ("ddim_eta1", 1.0)])
 def test_unconditional(shared: Path, run: str, eta: float) -> None:
     """The averaged weights lie under `model_ema.`, in names without dots."""
-    io, weights, record = golden.read(shared / "golden/ldm/uncond")
-    if run == "ddim_ema":
-        weights = {key: weights[f"model_ema.{key[6:].replace('.', '')}"] for key in weights if key.startswith("model.")}
-    times = grid(OLDER, "leading", 5, offset=1, ending="first")
-    denoiser = latent("ldm/uncond", weights).denoiser
-    mine = replay(denoiser, io["x_T"], plan(OLDER, "ddim", times=times, eta=eta), io[f"{run}.noises"])
+    found = opened(shared, "ldm/uncond", ema=run == "ddim_ema")
+    io, record, denoiser = found.io, found.record, latent(found).denoiser
+    older = found.found.spec.schedule.build()
+    times = grid(older, "leading", 5, offset=1, ending="first")
+    mine = replay(denoiser, io["x_T"], plan(older, "ddim", times=times, eta=eta), io[f"{run}.noises"])
     golden.assert_recorded(io, record, {f"{run}.x": mine.x, f"{run}.pred_x0": mine.x0})
 
 
@@ -126,10 +134,11 @@ class Snapped:
 
 @pytest.mark.parametrize("family", ["sdxl/base", "sdxl/refiner"])
 def test_sdxl_snaps_sigma_to_its_table(shared: Path, family: str) -> None:
-    io, weights, record = golden.read(shared / "golden" / family)
+    found = opened(shared, family)
+    io, record = found.io, found.record
     golden.assert_close((STABLE.sigma(torch.arange(1000)) / STABLE.alpha(torch.arange(1000))).float(), io["denoiser.sigmas_table"])
     with torch.no_grad():
-        denoiser = Snapped(golden.unet(family, weights), io["denoiser.sigmas_table"])
+        denoiser = Snapped(found.network(), io["denoiser.sigmas_table"])
         mine = denoiser(io["x"], io["denoised.sigma"], Cond(io["txt"], io["cond.vector"]))
     golden.assert_recorded(io, record, {"denoised": mine})
 
@@ -151,13 +160,14 @@ CHURN = {"s_churn": 2.0, "s_tmin": 0.05, "s_tmax": 12.0, "s_noise": 1.003}
 )
 def test_sdxl_starts_at_the_end_of_the_table(shared: Path, family, run, sampler, options) -> None:
     """Times linspace(999, 0, n, endpoint=False), cut to whole ones; then the data. The noise is that of sqrt(1 + sigma²): all of x."""
-    io, weights, record = golden.read(shared / "golden" / family)
+    found = opened(shared, family)
+    io, record = found.io, found.record
     sigmas, zero = io[f"{run}.sigmas"], run == "euler" and family == "sdxl/base"
     walked = torch.linspace(999, 0, len(sigmas), dtype=torch.float64)[:-1].long()
     assert torch.equal(sigmas[:-1], io["denoiser.sigmas_table"][walked])
     tokens, pooled = (torch.zeros_like(io["txt"]), io["uncond_zero.vector"]) if zero else (io["uc_txt"], io["uncond.vector"])
     cond = guidance(Cond(io["txt"], io["cond.vector"]), Cond(tokens, pooled), 5.0)
-    denoiser = Guided(Snapped(golden.unet(family, weights), io["denoiser.sigmas_table"]), VE, predictions.eps)
+    denoiser = Guided(Snapped(found.network(), io["denoiser.sigmas_table"]), VE, predictions.eps)
     x = io["noise"] * (1 + sigmas[0] ** 2).sqrt()
     mine = replay(denoiser, x, plan(VE, sampler, times=sigmas, **options), io.get(f"{run}.noises", ()), cond)
     golden.assert_recorded(io, record, {f"{run}.x_in": mine.asked, f"{run}.sample": mine.x[-1]})
