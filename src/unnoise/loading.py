@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unnoise.checkpoints import headers, inspecting, native, opening
+from unnoise.checkpoints import headers, inspecting, native, opening, saving
 from unnoise.checkpoints.parts import Found, Part
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.errors import ArgumentError, FileError, UnknownName
@@ -89,6 +89,19 @@ def _tiny(found: Found, path: str | Path | None) -> Part | None:
     if part.network is not TinyAutoencoder:
         raise FileError(f"{path} is a whole autoencoder: a preview is decoded by a tiny one (TAESD)")
     return part
+
+
+def rewrite(model: str | Path, out: str | Path, layout: str | None = None) -> str:
+    """A model in another layout, its tensors as they are stored; returns the layout.
+
+    model: as for `load`. layout: "diffusers", "ldm" or "dit"; None: by the output's name and the family. Raises UnknownName, FileError.
+    """
+    path = locate(model)
+    found = opening.opened(path)
+    chosen = layout or saving.usual(Path(out), found.spec)
+    networks = {place: part.load() for place, part in found.parts.items()}
+    saving.save(out, found.spec, networks, chosen, tokenizers=_tokenizers(found), source=path)
+    return chosen
 
 
 def inspect(model: str | Path) -> dict[str, Any]:

@@ -43,3 +43,23 @@ def test_a_refusal_is_one_line(file, tmp_path):
     ran = command(file, tmp_path / "out.safetensors", "--key", "modle")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr == "error: unknown entry 'modle': did you mean 'model'? (an entry of the file that holds tensors)\n"
+
+
+def test_a_model_in_another_layout(tmp_path):
+    """Single file, folder, single file: the same tensors, each as it was stored."""
+    from checkpoints.test_saving import assert_same, built, family
+    from unnoise.checkpoints import saving
+
+    spec = family("sd1")
+    networks = built(spec, torch.float16)
+    networks["autoencoder"].float()  # a file may mix precisions
+    first, folder, again = (tmp_path / name for name in ("sd1.safetensors", "sd1", "again.safetensors"))
+    saving.save(first, spec, networks, "ldm")
+    ran = command(first, folder, "--layout", "diffusers")
+    assert (ran.returncode, ran.stdout) == (0, f"{folder} in the layout diffusers\n"), ran.stderr
+    ran = command(folder, again, "--layout", "ldm", "--json")
+    assert json.loads(ran.stdout) == {"out": str(again), "layout": "ldm"}, ran.stderr
+    assert_same(again, first)
+    ran = command(folder, folder, "--layout", "diffusers")
+    assert ran.returncode == 2 and "exists already" in ran.stderr and ran.stderr.count("\n") == 1
+    assert "layout" in command(folder, tmp_path / "x", "--layout", "difusers").stderr
