@@ -66,7 +66,7 @@ def load(
     Raises UnknownName, ArgumentError or FileError.
     """
     where = devices.device(device)
-    path, precision = locate(model), devices.dtype(dtype, where)
+    path, precision = locate(model, variant), devices.dtype(dtype, where)
     if path.is_file() and headers.read(path).metadata.get("format", "").startswith(native.FORMAT.split("-")[0]):
         spec, tokenizer, networks = native.load(path, precision, where)
         return Model(spec, tokenizer, networks, file=path)
@@ -153,23 +153,23 @@ def _safety(path: Path, dtype: torch.dtype, device: torch.device) -> SafetyCheck
     return SafetyChecker(part.load(dtype, device)) if part else None  # pyright: ignore[reportArgumentType]
 
 
-def locate(model: str | Path) -> Path:
+def locate(model: str | Path, variant: str | None = None) -> Path:
     """Where a model is: a path as it is, a name among those that come with the package, or a hub id in its cache."""
     expected = "a name that unnoise.models() lists, a .safetensors file, a diffusers folder or a hub id"
     if not isinstance(model, str | Path) or not str(model):
         raise ArgumentError(f"got model {model!r}: expected {expected}")
-    path = Path(model)
-    if path.suffix == ".safetensors" or path.is_dir():
+    path, in_repository = Path(model), ":" in str(model)
+    if path.is_dir() or (path.is_file() and path.suffix not in PICKLES) or (path.suffix == ".safetensors" and not in_repository):
         return path
-    if path.suffix in PICKLES:
-        raise FileError(
-            f"{path} is a pickle by its name: run `unnoise convert {path}`" if path.exists() else f"no file {path}: expected {expected}"
-        )
+    if path.suffix in PICKLES and not in_repository:
+        there = f"{path} is a pickle by its name: run `unnoise convert {path}`"
+        raise FileError(there if path.exists() else f"no file {path}: expected {expected}")
     builtin = BUILTIN / f"{model}.safetensors"
     if builtin.is_file():
         return builtin
-    if isinstance(model, str) and model.count("/") == 1:
+    if isinstance(model, str) and "/" in model:
         from unnoise.checkpoints import hub
 
-        return hub.resolve(model)
+        if hub.is_id(model):
+            return hub.resolve(model, variant=variant)
     raise UnknownName("model", str(model), [p.stem for p in BUILTIN.glob("*.safetensors")], f"expected {expected}")

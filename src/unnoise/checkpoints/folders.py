@@ -54,8 +54,8 @@ class Folder:
 
 
 def weights_file(folder: Path, variant: str | None = None) -> Path:
-    """The file of a component's weights, or the index of its shards. Raises FileError."""
-    marks = [f".{variant}"] if variant else ["", ".fp16"]
+    """The file of a component's weights, or the index of its shards. A component may lack the variant. Raises FileError."""
+    marks = [f".{variant}", ""] if variant else ["", ".fp16"]
     for mark in marks:
         for stem in STEMS:
             for name in (f"{stem}{mark}.safetensors", f"{stem}.safetensors.index{mark}.json"):
@@ -64,8 +64,7 @@ def weights_file(folder: Path, variant: str | None = None) -> Path:
     pickles = sorted(path.name for path in folder.glob("*.bin"))
     if pickles:
         raise FileError(f"{folder} has its weights as a pickle, {pickles[0]}: run `unnoise convert {folder / pickles[0]}`")
-    wanted = f"{STEMS[0]}{marks[0]}.safetensors"
-    raise FileError(f"{folder} has no weights: expected {wanted} or its index" + (f" of variant {variant!r}" if variant else ""))
+    raise FileError(f"{folder} has no weights: expected {STEMS[0]}.safetensors or its index")
 
 
 def read_json(path: Path) -> dict[str, Any]:

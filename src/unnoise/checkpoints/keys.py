@@ -68,10 +68,11 @@ class Layout:
 
 def read(layout: Layout, expected: Mapping[str, Shape], weights: Weights, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """Our parameters, one after another, from a file that `check` has let pass. No copy where the file has the dtype and the order."""
+    last: dict[str, Tensor] = {}  # three of ours may be of one there, and stand one behind another
     for name, shape in expected.items():
         source = layout.source(name)
-        tensors = [weights.read(key, dtype) for key in source.keys]
-        tensor = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        last = {key: last[key] if key in last else weights.read(key, dtype) for key in source.keys}
+        tensor = last[source.key] if source.key in last else torch.cat(list(last.values()))
         yield name, _taken(tensor, source, layout).reshape(shape)
 
 
