@@ -154,6 +154,10 @@ class Model:
         class_labels: int | Sequence[int] | None = None,
         classifier: nn.Module | None = None,
         classifier_scale: float = 1.0,
+        skip_guidance_layers: Sequence[int] | None = None,
+        skip_layer_guidance_scale: float = 2.5,
+        skip_layer_guidance_start: float = 0.01,
+        skip_layer_guidance_stop: float = 0.2,
         clip_skip: int = 0,
         original_size: tuple[int, int] | None = None,
         crops_coords_top_left: tuple[int, int] = (0, 0),
@@ -178,11 +182,11 @@ class Model:
 
         image: to start from, as far from it as strength says (0..1); latents of another model with denoising_start, which takes over where
         that one had its denoising_end. mask_image: white is painted anew, black stays to the byte. control: `unnoise.Control`s.
-        class_labels: of class-conditional models, or of a classifier (`unnoise.load_classifier`) that pulls towards them. clip_skip: text
-        layers left out, as in diffusers. original_size, crops_coords_top_left, target_size (height first) and the scores: what SDXL is
-        told. max_sequence_length: of T5's tokens. prompt_weights: whether "(x:1.2)" is a weight. refiner: a model that takes over at
-        denoising_end (0.8). lora: paths, or pairs of path and scale. safety: "black", "blur", "flag" or "off" for pictures that the
-        safety checker flags. Wrong values raise ArgumentError before anything runs.
+        class_labels: of class-conditional models, or of a classifier (`unnoise.load_classifier`) that pulls towards them. The four of skip
+        layers: [7, 8, 9] for Stable Diffusion 3.5 medium. clip_skip: text layers of the prompt left out, as in diffusers. original_size,
+        crops_coords_top_left, target_size (height first) and the scores: what SDXL is told. max_sequence_length: of T5's tokens.
+        prompt_weights: whether "(x:1.2)" is a weight. refiner: a model that takes over at denoising_end (0.8). lora: paths, or pairs of
+        path and scale. safety: what becomes of flagged pictures. Wrong values raise ArgumentError before anything runs.
         """
         given = {key: value for key, value in locals().items() if key not in ("self", "unknown", "refiner", "lora")}
         if lora is not None:
@@ -366,7 +370,7 @@ class Model:
             saving.save(path, self.spec, self.networks, layout, tokenizers=self.tokenizers, source=self.file)
             return
         if len(self.tokenizers) != 1:
-            raise ArgumentError(f"layout 'unnoise' holds one tokenizer, and {self.spec.name} has {len(self.tokenizers)}: use another layout")
+            raise ArgumentError(f"layout 'unnoise' holds one tokenizer, {self.spec.name} has {len(self.tokenizers)}: use another layout")
         native.save(Path(path), self.spec, self.tokenizer, dict(self.networks.named_parameters()))
 
 

@@ -43,6 +43,10 @@ ARGUMENTS = (  # of `generate`; a test compares them with its signature
     "class_labels",
     "classifier",
     "classifier_scale",
+    "skip_guidance_layers",
+    "skip_layer_guidance_scale",
+    "skip_layer_guidance_start",
+    "skip_layer_guidance_stop",
     "clip_skip",
     "original_size",
     "crops_coords_top_left",
@@ -104,6 +108,10 @@ class Request:
 MORE: dict[str, Any] = {
     "strength": None,  # 1 with a mask, else 0.8
     "classifier_scale": 1.0,
+    "skip_guidance_layers": None,
+    "skip_layer_guidance_scale": 2.5,
+    "skip_layer_guidance_start": 0.01,
+    "skip_layer_guidance_stop": 0.2,
     "clip_skip": 0,
     "original_size": None,
     "crops_coords_top_left": (0, 0),
@@ -142,6 +150,7 @@ def request(
     columns = [column * (len(prompts) // len(column)) for column in (prompts, negatives, labels)]
     texts, negative, classes = (tuple(value for value in column for _ in range(n)) for column in columns)
     more = {name: settings.pop(name) for name in MORE if name in settings}
+    more["skip_guidance_layers"] = _layers(spec, more["skip_guidance_layers"])
     _tagless(texts if more.get("prompt_weights") else ())
     checked = {**_settings(spec, **settings), "more": _more(more)}
     return Request(texts, negative, _seeds(seed, len(texts)), labels=classes, **checked)
@@ -188,6 +197,9 @@ def _more(given: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     checks: dict[str, Any] = {
         "strength": lambda value: _number("strength", value, 0, 1),
         "classifier_scale": lambda value: _number("classifier_scale", value, 0, 1000),
+        "skip_layer_guidance_scale": lambda value: _number("skip_layer_guidance_scale", value, 0, 100),
+        "skip_layer_guidance_start": lambda value: _number("skip_layer_guidance_start", value, 0, 1),
+        "skip_layer_guidance_stop": lambda value: _number("skip_layer_guidance_stop", value, 0, 1),
         "clip_skip": lambda value: _whole("clip_skip", value, 0, 100),
         "aesthetic_score": lambda value: _number("aesthetic_score", value, 0, 10),
         "negative_aesthetic_score": lambda value: _number("negative_aesthetic_score", value, 0, 10),
@@ -203,6 +215,16 @@ def _more(given: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     absent = {name for name, value in given.items() if value is None and MORE[name] is None}
     checked = {name: checks[name](value) if name in checks and name not in absent else value for name, value in given.items()} | pairs
     return tuple((name, value) for name, value in checked.items() if value is not None and value != MORE[name])
+
+
+def _layers(spec: ModelSpec, given: Any) -> list[int] | None:
+    if given is None:
+        return None
+    if spec.mmdit is None:
+        raise ArgumentError(f"got skip_guidance_layers {given!r}: {spec.name} has none to skip, Stable Diffusion 3 has")
+    if not isinstance(given, list | tuple) or not given:
+        raise ArgumentError(f"got skip_guidance_layers {given!r}: expected a list of block numbers, such as [7, 8, 9]")
+    return [_whole("skip_guidance_layers", layer, 0, spec.mmdit.depth - 1) for layer in given]
 
 
 def _switch(value: Any) -> bool:

@@ -29,11 +29,13 @@ from unnoise.diffusion.schedules import Schedule
 from unnoise.encoding import Encoder, Sizes, Wanted
 from unnoise.errors import ArgumentError
 from unnoise.inputs import Control
+from unnoise.networks.mmdit import SkipLayers
 from unnoise.request import Request
-from unnoise.runtime import control, first_stage
+from unnoise.runtime import control, first_stage, skip_layers
 from unnoise.runtime.classifier import ClassifierGuided
 from unnoise.runtime.denoise import NetworkDenoiser
 from unnoise.runtime.known import Known
+from unnoise.runtime.skip_layers import SkipLayerGuided
 
 SMALL = 50_000_000  # parameters: below, two rows at once are hardly slower than one
 
@@ -102,7 +104,7 @@ class Trajectories:
             cond, network = self._controlled(cond, given, asked, plan)
         denoiser = self.guided(network, alone=asked.guidance_scale == 1)
         x = self._state(plan, asked, unit, x0, given)
-        asked_of: Denoiser = denoiser
+        asked_of: Denoiser = self._skipping(denoiser, asked, plan) if asked.get("skip_guidance_layers") else denoiser
         if given.classifier is not None:
             asked_of = ClassifierGuided(denoiser, self.schedule, given.classifier, asked.get("classifier_scale"))
         if given.mask is None or x0 is None or "mask" in self.spec.extra_channels:
@@ -110,6 +112,13 @@ class Trajectories:
         mask = _to_latents(given.mask, x).to(self.device)
         x = torch.where(mask > 0, x, _noised(plan, x0, unit))
         return Run(x, plan, noise, cond), Known(asked_of, x0, mask)
+
+    def _skipping(self, denoiser: Guided, asked: Request, plan: Plan) -> Denoiser:
+        strong, times = denoiser.denoiser, [level.t for level in plan.levels]
+        assert isinstance(strong, NetworkDenoiser)  # `guided` made it
+        weak = replace(strong, network=SkipLayers(strong.network, asked.get("skip_guidance_layers")))
+        acts = skip_layers.window(times, asked.get("skip_layer_guidance_start"), asked.get("skip_layer_guidance_stop"))
+        return SkipLayerGuided(denoiser, strong, weak, asked.get("skip_layer_guidance_scale"), acts)
 
     def _encoded(self, image: Tensor | None, noise: Streams, shape: Tensor) -> Tensor | None:
         """An image's latents; of a model in pixels the image itself."""

@@ -211,6 +211,19 @@ def test_flow(pairs: Pairs):
     close(mine, peer, what="sd3 euler")
 
 
+@pytest.mark.parametrize("layers, start, stop", [([0], 0.01, 0.2), ([0, 1], 0.05, 0.55)])
+def test_skip_layer_guidance(layers: list[int], start: float, stop: float, pairs: Pairs):
+    """Steps counted as the authors do: after start n and before stop n, both excluded."""
+    both = pairs("sd3")
+    noise = torch.randn(1, 4, 16, 16)
+    said = {"skip_guidance_layers": layers, "skip_layer_guidance_scale": 2.8}
+    said |= {"skip_layer_guidance_start": start, "skip_layer_guidance_stop": stop}
+    how = {"sampler": "euler", "spacing": "sd3", "max_sequence_length": 256, "latents": noise, **COMMON}
+    mine = ours(both.model, **said, **how)
+    close(mine, theirs(both.pipe, latents=noise, **said, **COMMON), what=f"skip layers {layers}")
+    assert not torch.allclose(mine, ours(both.model, **how), atol=1e-2)
+
+
 # From a picture
 
 
