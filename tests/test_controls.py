@@ -169,3 +169,33 @@ def test_nets_of_another_family_are_refused_before_anything_runs(
         sdxl.generate("x", control=unnoise.Control(control, hint()))
     with pytest.raises(ArgumentError, match="as the net of a control: expected what unnoise"):
         sdxl.generate("x", control=unnoise.Control("control.safetensors", hint()))
+
+
+def test_a_net_that_is_shown_latents(shared: Path, peers: Any, tmp_path: Path) -> None:
+    """Stable Diffusion 3's: off at scale 0, heard at 1. A net without pooled text saw latents that were not shifted."""
+    tiny.saved("sd3", shared, tmp_path / "model")
+    sizes: dict[str, Any] = {"in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 1}
+    sizes |= {"joint_attention_dim": 96, "caption_projection_dim": 32, "pooled_projection_dim": 80, "pos_embed_max_size": 16}
+    model = unnoise.load(tmp_path / "model", dtype="float32")
+    asked: dict[str, Any] = {
+        "num_inference_steps": 2,
+        "height": 64,
+        "width": 64,
+        "seed": 1,
+        "output_type": "latent",
+        "max_sequence_length": 16,
+    }
+    plain = model.generate("a red apple", **asked).latents
+    for zeros in (False, True):
+        peer = peers.SD3ControlNetModel(**sizes, qk_norm="rms_norm", force_zeros_for_pooled_projection=zeros)
+        tiny._randomised(peer)
+        peer.save_pretrained(tmp_path / f"net{zeros}")
+        control = unnoise.load_control(tmp_path / f"net{zeros}", model=model)
+        assert control.latents and isinstance(control.network, MMDiTControlNet) and control.network.config.zero_pooled is zeros
+        off, on = (
+            model.generate("a red apple", control=unnoise.Control(control, hint(), scale=scale), **asked).latents for scale in (0.0, 1.0)
+        )
+        assert torch.equal(off, plain) and (on - plain).abs().max() > 1e-3 * plain.abs().max()
+        stage, picture = model.networks["autoencoder"], torch.rand(1, 3, 64, 64)
+        moved = stage.encode(2 * picture - 1).mean * 1.5305 - (0 if zeros else 0.0609 * 1.5305)
+        torch.testing.assert_close(control.shown(stage, picture), moved, rtol=1e-5, atol=1e-5)
