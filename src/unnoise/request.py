@@ -146,6 +146,8 @@ def request(
     for name, given in (("texts as negative_prompt", negatives), ("class_labels", labels)):
         if len(given) not in (1, len(prompts)):
             raise ArgumentError(f"got {len(given)} {name} for {len(prompts)} prompts: expected one, or one each")
+    if spec.unet and spec.unet.guidance_width and any(negatives):
+        raise ArgumentError(f"got negative_prompt {negative_prompt!r}: guidance was distilled into {spec.name}, leave it out")
     n = _whole("num_images_per_prompt", num_images_per_prompt, 1, MAX_PICTURES)
     columns = [column * (len(prompts) // len(column)) for column in (prompts, negatives, labels)]
     texts, negative, classes = (tuple(value for value in column for _ in range(n)) for column in columns)

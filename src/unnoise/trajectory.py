@@ -114,6 +114,7 @@ class Trajectories:
         return Run(x, plan, noise, cond), Known(asked_of, x0, mask)
 
     def _skipping(self, denoiser: Guided, asked: Request, plan: Plan) -> Denoiser:
+        """An MMDiT has no learned variance, so all three answer tensors."""
         strong, times = denoiser.denoiser, [level.t for level in plan.levels]
         assert isinstance(strong, NetworkDenoiser)  # `guided` made it
         weak = replace(strong, network=SkipLayers(strong.network, asked.get("skip_guidance_layers")))
@@ -149,8 +150,8 @@ class Trajectories:
         told = self.spec.unet is not None and self.spec.unet.guidance_width > 0  # the network itself, and it answers guided
         if asked.guidance_scale == 1 or told:
             both = self.encode(positive)
-            scale = torch.full((n,), asked.guidance_scale, device=self.device)
-            return guidance(*[replace(both, guidance=scale) if told else both] * 2, 1.0)
+            both = replace(both, guidance=torch.full((n,), asked.guidance_scale, device=self.device)) if told else both
+            return guidance(both, both, 1.0)
         both = self.encode([*positive, *(self._wanted(asked, text, None, negative=True) for text in asked.negative_prompts)])
         options = {"rescale": asked.guidance_rescale, "interval": asked.guidance_interval}
         return guidance(both.rows(0, n), both.rows(n, 2 * n), asked.guidance_scale, **options)

@@ -7,27 +7,27 @@ The authors have w = 2.5 and blocks 7, 8 and 9, from 1 % to 20 % of the steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from unnoise.diffusion.guidance import Guidance
-from unnoise.diffusion.sampling import Denoiser, Estimate
 
 
 @dataclass(frozen=True)
 class SkipLayerGuided:
     """A denoiser around a guided one; where it acts it asks the prompt's side twice more."""
 
-    guided: Denoiser  # (x, t, Guidance)
-    strong: Denoiser  # (x, t, Cond)
-    weak: Denoiser  # the same with a network of `SkipLayers`
+    guided: Callable[..., Any]  # (x, t, Guidance)
+    strong: Callable[..., Any]  # (x, t, Cond)
+    weak: Callable[..., Any]  # the same with a network of `SkipLayers`
     scale: float
     window: tuple[float, float]  # it acts where low < t <= high
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Guidance) -> Tensor | Estimate:
+    def __call__(self, x: Tensor, t: Tensor, cond: Guidance) -> Tensor:
         x0 = self.guided(x, t, cond)
         rows = ((self.window[0] < t) & (t <= self.window[1])).nonzero()[:, 0].to(x.device)
         if not len(rows):
