@@ -3,9 +3,11 @@
     python benchmarks/decode.py [--side 1024] [--threads 2] [--tile 20] [--runs 2] [--dtype float32] [--write]
 
 The decoder of Stable Diffusion 1, 2 and XL (49,490,199 parameters) with random weights, the same for both. Each run is a fresh process
-that decodes once; runs of the four variants take turns, and the fastest of each counts. `peak` is the largest resident memory of the whole
-process, `decode` the part of it beyond imports and weights. `off` is the largest difference from diffusers in one piece and `seams` from
-the same library in one piece, both as a share of that picture's range. diffusers tiles as it comes: 64 latents a side, a quarter shared.
+that decodes once; the four variants take turns, and the fastest run and the highest peak of each count. `busy` is processor time of all
+threads: with --threads 1 it hardly depends on what else the machine does, while `seconds` do, most of all those of many short operations.
+`peak` is the largest resident memory of the whole process, `decode` the part of it beyond imports and weights. `off` is the largest
+difference from diffusers in one piece and `seams` from the same library in one piece, both as a share of that picture's range. diffusers
+tiles as it comes: 64 latents a side, a quarter shared. Tiled, ours are strips as large as --tile by --tile latents.
 """
 
 from __future__ import annotations
@@ -72,11 +74,11 @@ def child(asked: argparse.Namespace) -> None:
     z = torch.randn(1, 4, asked.side // 8, asked.side // 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     before = resident()
     with torch.no_grad():
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         picture = decode(z)
-        seconds = time.perf_counter() - began
+        seconds, busy = time.perf_counter() - began, time.process_time() - busy
     np.save(folder / f"{asked.child}.npy", picture.float().numpy())
-    print(json.dumps({"seconds": seconds, "before": before, "parameters": sum(p.numel() for p in network.parameters())}))
+    print(json.dumps({"seconds": seconds, "busy": busy, "before": before, "parameters": sum(p.numel() for p in network.parameters())}))
 
 
 def resident() -> float:
@@ -94,7 +96,7 @@ def run(variant: str, folder: str) -> dict[str, float]:
         raise SystemExit(f"{variant} failed")
     figures = json.loads(printed.splitlines()[-1])
     peak = usage.ru_maxrss * 1024 / 1e6
-    return {"seconds": figures["seconds"], "peak": peak, "decode": peak - figures["before"], "parameters": figures["parameters"]}
+    return {**figures, "peak": peak, "decode": peak - figures["before"]}
 
 
 def gap(folder: str, variant: str, whole: str) -> float:
@@ -106,22 +108,22 @@ def compare(asked: argparse.Namespace, folder: str) -> list[dict[str, Any]]:
     rounds = [{variant: run(variant, folder) for variant in VARIANTS} for _ in range(asked.runs)]
     rows = []
     for variant in VARIANTS:
-        best = min((figures[variant] for figures in rounds), key=lambda figures: figures["seconds"])
+        runs = [figures[variant] for figures in rounds]
+        best = {key: (max if key in ("peak", "decode") else min)(figures[key] for figures in runs) for key in runs[0]}
         library = variant.split()[0]
         rows.append({"variant": variant, **best, "off": gap(folder, variant, "diffusers"), "seams": gap(folder, variant, library)})
     untiled = {row["variant"]: row["seconds"] for row in rows}
     for row in rows:
-        row["ratio"] = row["seconds"] / untiled[row["variant"].split()[0]]
+        row["of untiled"] = row["seconds"] / untiled[row["variant"].split()[0]]
         row["of diffusers"] = row["seconds"] / untiled["diffusers"]
     return rows
 
 
 def processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    )
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def table(asked: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
@@ -130,14 +132,20 @@ def table(asked: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
         f"{asked.side}x{asked.side}, {asked.dtype}, {rows[0]['parameters']:,} parameters, tile {asked.tile}, "
         f"best of {asked.runs}; {processor()}, {asked.threads} threads; {versions}",
         "",
-        "| decoder | seconds | of untiled | of diffusers | peak MB | decode MB | off | seams |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| decoder | seconds | of untiled | of diffusers | busy | peak MB | decode MB | off | seams |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for row in rows:
-        lines.append(
-            f"| {row['variant']} | {row['seconds']:.1f} | {row['ratio']:.2f} | {row['of diffusers']:.2f} | {row['peak']:.0f} | "
-            f"{row['decode']:.0f} | {row['off']:.1e} | {row['seams']:.1e} |"
-        )
+    formats = {
+        "seconds": ".1f",
+        "of untiled": ".2f",
+        "of diffusers": ".2f",
+        "busy": ".1f",
+        "peak": ".0f",
+        "decode": ".0f",
+        "off": ".1e",
+        "seams": ".1e",
+    }
+    lines += [f"| {row['variant']} | " + " | ".join(f"{row[key]:{form}}" for key, form in formats.items()) + " |" for row in rows]
     return "\n".join(lines)
 
 

@@ -7,8 +7,7 @@ layer is a pass over the picture. What passes between two of them is held in mem
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,18 +42,20 @@ class Rows:
 
     def hold(self, out: Tensor | None = None) -> Rows:
         """All rows computed and in memory: in `out` if given, which they may be computed from, looking one row around."""
-        last_row = None
+        late = None
         for first, last in self.strips():
             part = self.take(first, last)
             if out is None:
                 shape = (*part.shape[:2], self.height, part.shape[3])
                 out = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=torch.channels_last)
-            if last_row is not None:
-                out[:, :, first - 1] = last_row
-            last_row = part[:, :, -1].clone()  # written later: the next strip still reads what is there
+            if late is None:
+                late = torch.empty_like(part[:, :, -1])
+            else:
+                out[:, :, first - 1] = late
+            late.copy_(part[:, :, -1])  # the last row waits: the next strip still reads what is in its place
             out[:, :, first : last - 1] = part[:, :, :-1]
             del part  # before the next one is made
-        out[:, :, -1] = last_row
+        out[:, :, -1] = late
         return held(out, self.step)
 
     def all(self) -> Tensor:
@@ -79,31 +80,41 @@ def residual(block: ResidualBlock, x: Rows) -> Rows:
 
 def activated(layer: nn.GroupNorm, x: Rows) -> Rows:
     """silu(layer(x)) by the statistics of all rows."""
-    moments = merge(layer.num_groups, (measure(x.take(first, last)) for first, last in x.strips()))
+    moments = measured(layer.num_groups, x)
     return x.then(lambda part: F.silu(normalize(layer, part, moments), inplace=True).to(part.dtype))
 
 
 class Moments(NamedTuple):
-    count: int
-    mean: Tensor  # (b, channels) or (b, groups), float32
-    var: Tensor  # the same, biased, as group normalisation has it
+    mean: Tensor  # (b, groups), float32
+    var: Tensor  # (b, groups), biased, as group normalisation has it
 
 
-def measure(x: Tensor) -> Moments:
-    """Of each channel of x (b, c, h, w)."""
+def measured(groups: int, x: Rows) -> Moments:
+    """Of all rows. The strips' figures share one tensor: small ones that stay, one a strip, would cut up the freed memory between them."""
+    strips, parts = list(x.strips()), None
+    for i, strip in enumerate(strips):
+        part = measure(x.take(*strip))
+        if parts is None:
+            parts = part.new_empty(len(strips), *part.shape)
+        parts[i] = part
+        del part
+    return merge(groups, parts, torch.tensor([last - first for first, last in strips]) / x.height)
+
+
+def measure(x: Tensor) -> Tensor:
+    """Mean and biased variance of each channel of x (b, c, h, w): (2, b, c), float32."""
     x = x.float()
     mean = x.mean((2, 3), keepdim=True)
-    return Moments(math.prod(x.shape[2:]), mean[:, :, 0, 0], (x - mean).square_().mean((2, 3)))
+    return torch.stack([mean[:, :, 0, 0], (x - mean).square_().mean((2, 3))])
 
 
-def merge(groups: int, parts: Iterable[Moments]) -> Moments:
-    """Moments of the union of parts, and of the channels of a group: var = sum n_i (var_i + (mean_i - mean)^2) / n."""
-    counts, means, variances = zip(*parts, strict=True)
-    means, variances = (torch.stack(values).unflatten(2, (groups, -1)) for values in (means, variances))  # (parts, b, groups, each)
-    n = sum(counts) * means.shape[3]
-    weights = (torch.tensor(counts, device=means.device) / n)[:, None, None, None]
+def merge(groups: int, parts: Tensor, shares: Tensor) -> Moments:
+    """Moments of the union of parts (n, 2, b, c), each a share of the rows, and of the channels of a group:
+    var = sum of share_i (var_i + (mean_i - mean)^2)."""
+    means, variances = parts.unflatten(3, (groups, -1)).unbind(1)  # (n, b, groups, each)
+    weights = (shares.to(parts.device) / means.shape[3])[:, None, None, None]
     mean = (weights * means).sum((0, 3))
-    return Moments(n, mean, (weights * (variances + (means - mean[:, :, None]) ** 2)).sum((0, 3)))
+    return Moments(mean, (weights * (variances + (means - mean[:, :, None]) ** 2)).sum((0, 3)))
 
 
 def normalize(layer: nn.GroupNorm, x: Tensor, moments: Moments) -> Tensor:
