@@ -111,6 +111,8 @@ REFUSED = {  # the options, and what the one line says
     "no such picture": (["--image", "nowhere.png"], "cannot read the image 'nowhere.png'"),
     "an interval of one": (["--guidance-interval", "0.5"], "--guidance-interval: got '0.5', expected LOW,HIGH"),
     "an interval upside down": (["--guidance-interval", "0.8,0.2"], "got --guidance-interval [0.8, 0.2]: expected the lower share"),
+    "blocks that are no numbers": (["--skip-layers", "7-9"], "--skip-layers: got '7-9', expected numbers of blocks"),
+    "blocks of another family": (["--skip-layers", "7,8"], "got --skip-layers [7, 8]: tiny has none to skip"),
     "a label for a model of text": (["--label", "3"], "got --label 3: tiny knows no classes"),
     "a part without a file": (["--part", "autoencoder"], "--part: got 'autoencoder', expected PLACE=FILE"),
     "a control without a picture": (["--control", "net.safetensors"], "--control: got 'net.safetensors', expected NET=PICTURE"),

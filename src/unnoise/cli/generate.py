@@ -24,6 +24,8 @@ def generate(
     guidance: options.Guidance = None,
     guidance_rescale: options.Rescale = None,
     guidance_interval: options.Interval = None,
+    skip_layers: options.SkipLayers = None,
+    skip_layer_scale: options.SkipScale = None,
     seed: options.Seed = None,
     size: options.Size = None,
     n: options.Number = None,

@@ -36,6 +36,8 @@ Steps = Annotated[int | None, typer.Option(help="Steps of the sampler.  [default
 Guidance = Annotated[float | None, typer.Option(help="How strongly to follow the prompt; 1 is none.  [default: the model's]")]
 Rescale = Annotated[float | None, typer.Option(help="0 to 1: brings the contrast of strong guidance back.  [default: 0]")]
 Interval = Annotated[str | None, typer.Option(metavar="LOW,HIGH", help="Shares of noise where guidance acts.  [default: the model's]")]
+SkipLayers = Annotated[str | None, typer.Option(metavar="N,N,...", help="Blocks for skip-layer guidance, of Stable Diffusion 3.5: 7,8,9.")]
+SkipScale = Annotated[float | None, typer.Option(help="How strong skip-layer guidance is.  [default: 2.5]")]
 End = Annotated[float | None, typer.Option(help="Share of the denoising where the refiner takes over.  [default: 0.8]")]
 ClassifierScale = Annotated[float | None, typer.Option(help="How strongly the classifier pulls.  [default: 1]")]
 
@@ -73,6 +75,8 @@ OPTIONS = {  # the library's argument: the option that sets it
     "guidance_scale": "--guidance",
     "guidance_rescale": "--guidance-rescale",
     "guidance_interval": "--guidance-interval",
+    "skip_guidance_layers": "--skip-layers",
+    "skip_layer_guidance_scale": "--skip-layer-scale",
     "sampler": "--sampler",
     "spacing": "--spacing",
     "sampler_options": "--sampler-option",

@@ -15,6 +15,8 @@ NAMES = {  # an option's parameter: the library's argument, where they differ
     "guidance": "guidance_scale",
     "sampler_option": "sampler_options",
     "spacing_option": "spacing_options",
+    "skip_layers": "skip_guidance_layers",
+    "skip_layer_scale": "skip_layer_guidance_scale",
     "n": "num_images_per_prompt",
     "mask": "mask_image",
     "label": "class_labels",
@@ -34,6 +36,8 @@ def given(**options: Any) -> dict:
             arguments[name] = named_values(OPTIONS[name], arguments[name])
     if "guidance_interval" in arguments:
         arguments["guidance_interval"] = interval(arguments["guidance_interval"])
+    if "skip_guidance_layers" in arguments:
+        arguments["skip_guidance_layers"] = layers(arguments["skip_guidance_layers"])
     if "class_labels" in arguments and len(arguments["class_labels"]) == 1:  # as a picture's record has it
         arguments["class_labels"] = arguments["class_labels"][0]
     if "size" in arguments:
@@ -79,6 +83,13 @@ def interval(text: str) -> list[float]:
     if len(ends) != 2 or any(isinstance(end, str) for end in ends):
         raise ArgumentError(f"--guidance-interval: got {text!r}, expected LOW,HIGH such as 0.2,0.8")
     return [float(end) for end in ends]
+
+
+def layers(text: str) -> list[int]:
+    """N,N,..."""
+    if not re.fullmatch(r"\d{1,4}(,\d{1,4})*", text):
+        raise ArgumentError(f"--skip-layers: got {text!r}, expected numbers of blocks such as 7,8,9")
+    return [int(number) for number in text.split(",")]
 
 
 def check_text(prompt: str) -> None:
