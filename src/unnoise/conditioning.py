@@ -47,6 +47,7 @@ class Cond:
     concat: Tensor | None = None  # (b, c, h, w) channels that join x: a draft, a mask
     guidance: Tensor | None = None  # (b,) the guidance scale, of networks that guidance was distilled into
     hints: tuple[Hint, ...] | None = None  # one for each ControlNet, in their order
+    lengths: Tensor | None = None  # (b,) how many tokens each row has; the others are filling. None: all of them
 
     def __len__(self) -> int:
         for value in (*self._values(), *(self.hints or ())):

@@ -13,7 +13,7 @@ labels, label_tokens, none
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from unnoise import prompts
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.conditioning import Cond
-from unnoise.errors import ArgumentError
+from unnoise.errors import ArgumentError, NonFiniteError
 from unnoise.networks.drafts import condition
 from unnoise.networks.layers import timestep_embedding
 from unnoise.networks.text import CLIPTextEncoder, TextStates
@@ -73,21 +73,13 @@ class Encoder:
         """One row each. Texts are encoded one by one, so that a row is the same to the last bit in any batch."""
         made = {want: KINDS[self.spec.conditioning](self, want) for want in dict.fromkeys(wanted)}
         rows = [made[want] for want in wanted]
-        length = max((row.tokens.shape[1] for row in rows if row.tokens is not None), default=0)
-        return Cond.stack([self._lengthened(row, want, length) for row, want in zip(rows, wanted, strict=True)])
-
-    def _lengthened(self, row: Cond, want: Wanted, length: int) -> Cond:
-        """As many chunks as the longest prompt of the batch has: the others end with empty ones, or for one encoder of many with zeros."""
-        if row.tokens is None or row.tokens.shape[1] == length:
-            return row
-        short = length - row.tokens.shape[1]
-        empty = KINDS[self.spec.conditioning](self, Wanted("", want.height, want.width, want.sizes, want.label, want.clip_skip)).tokens
-        assert empty is not None  # a row with tokens has them for every text
-        if short % empty.shape[1] or self.spec.conditioning == "sd3":
-            padding = row.tokens.new_zeros(1, short, row.tokens.shape[2])
-        else:
-            padding = empty.repeat(1, short // empty.shape[1], 1)
-        return Cond(torch.cat([row.tokens, padding], dim=1), row.pooled, row.labels, row.concat)
+        for row in made.values():
+            if any(value is not None and not bool(torch.isfinite(value).all()) for value in (row.tokens, row.pooled)):
+                raise NonFiniteError("text encoder: the states of the prompt are not finite")
+        lengths = [0 if row.tokens is None else row.tokens.shape[1] for row in rows]
+        if len(set(lengths)) == 1:
+            return Cond.stack(rows)
+        return Cond.stack([_filled(row, length, max(lengths)) for row, length in zip(rows, lengths, strict=True)])
 
     @property
     def device(self) -> torch.device:
@@ -123,6 +115,13 @@ class Encoder:
         states = encoder(chunks.ids.to(self.device), self.words.get(place))
         taken = prompts.weighted(take(encoder, states), chunks.weights.to(self.device))  # pyright: ignore[reportArgumentType]
         return taken.flatten(0, 1)[None], states
+
+
+def _filled(row: Cond, length: int, longest: int) -> Cond:
+    """A row of a batch of unlike lengths: the network is asked with its own tokens alone, so it does not depend on the others."""
+    assert row.tokens is not None  # rows of one model have tokens all or none
+    filling = row.tokens.new_zeros(1, longest - length, row.tokens.shape[2])
+    return replace(row, tokens=torch.cat([row.tokens, filling], dim=1), lengths=torch.tensor([length], device=row.tokens.device))
 
 
 def _draft(encoder: Encoder, want: Wanted) -> Cond:

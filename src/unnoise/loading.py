@@ -128,7 +128,7 @@ def _with_parts(found: Found, given: Mapping[str, str | Path | None]) -> Found:
         if path is not None:
             parts[place] = opening.part(locate(path), place)
             spec = opening.replaced(spec, place, parts[place])
-    return Found(spec, parts, found.told, found.tokenizers)
+    return Found(spec, parts, found.told, found.tokenizers).with_stage()
 
 
 def _tokenizers(found: Found) -> dict[str, Tokenizer]:
@@ -158,15 +158,14 @@ def locate(model: str | Path, variant: str | None = None) -> Path:
     expected = "a name that unnoise.models() lists, a .safetensors file, a diffusers folder or a hub id"
     if not isinstance(model, str | Path) or not str(model):
         raise ArgumentError(f"got model {model!r}: expected {expected}")
-    path, in_repository = Path(model), ":" in str(model)
+    path, in_repository, builtin = Path(model), ":" in str(model), BUILTIN / f"{model}.safetensors"
+    if path.name == str(model) and builtin.is_file():  # a folder of that name is ./name
+        return builtin
     if path.is_dir() or (path.is_file() and path.suffix not in PICKLES) or (path.suffix == ".safetensors" and not in_repository):
         return path
     if path.suffix in PICKLES and not in_repository:
         there = f"{path} is a pickle by its name: run `unnoise convert {path}`"
         raise FileError(there if path.exists() else f"no file {path}: expected {expected}")
-    builtin = BUILTIN / f"{model}.safetensors"
-    if builtin.is_file():
-        return builtin
     if isinstance(model, str) and "/" in model:
         from unnoise.checkpoints import hub
 

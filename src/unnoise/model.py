@@ -22,7 +22,7 @@ from unnoise.diffusion import predictions, sampling
 from unnoise.diffusion.sampling import Run
 from unnoise.encoding import Encoder
 from unnoise.errors import ArgumentError
-from unnoise.images import previews
+from unnoise.images import pixels, previews
 from unnoise.images import safety as checking
 from unnoise.images.safety import SafetyChecker
 from unnoise.inputs import Control
@@ -32,6 +32,7 @@ from unnoise.runtime import first_stage
 from unnoise.trajectory import Given, Trajectories
 
 BUILTIN = Path(__file__).parent / "builtin"
+BASE_ALONE = ("latents", "control", "image", "mask_image", "denoising_end", "strength")  # of two models the first one's business
 PHOTOGRAPHIC = ("clip", "clip_penultimate", "sdxl", "refiner", "sd3", "bert")  # conditionings whose models draw photographs of anything
 
 
@@ -100,6 +101,9 @@ class Model:
         self.encode = Encoder(spec, networks, self.tokenizers, words or {})
         self.trajectories = Trajectories(spec, networks, self.schedule, self.prediction, self.encode)
         self.denoiser = self.trajectories.guided(networks["network"])
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, family={self.spec.family!r}, dtype={self.dtype}, device={str(self.device)!r})"
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -206,29 +210,34 @@ class Model:
 
     def _refined(self, refiner: Model, arguments: dict[str, Any]) -> Iterator[Progress]:
         """The first steps by this model, the last by another of the same latents (Podell et al. 2023, section 2.5)."""
-        share, output = arguments["denoising_end"] or 0.8, arguments["output_type"]
+        share = 0.8 if arguments["denoising_end"] is None else arguments["denoising_end"]
+        stages = [model.spec.first_stage for model in (self, refiner)]
+        if None in stages or len({(stage.latent_channels, stage.scale, stage.shift) for stage in stages if stage}) > 1:
+            raise ArgumentError(f"got {refiner.spec.name} as refiner of {self.spec.name}: expected a model of the same latents")
+        if arguments["mask_image"] is not None or not (isinstance(share, int | float) and 0 < share < 1):
+            raise ArgumentError(f"got refiner with mask_image or denoising_end {share!r}: expected no mask, and a share between 0 and 1")
         base = self.stream(**{**arguments, "denoising_end": share, "output_type": "latent"})
+        own = {name: value for name, value in arguments.items() if name not in BASE_ALONE}
+        own |= {"denoising_start": share, "output_type": arguments["output_type"]}
+        refiner.stream(**own, image=None)  # refuses before the base has run
+        return self._handed_over(base, refiner, own)
+
+    def _handed_over(self, base: Iterator[Progress], refiner: Model, own: dict[str, Any]) -> Iterator[Progress]:
         last = None
         for last in base:
             yield last
         assert last is not None  # a trajectory has a step
-        own = {
-            name: value
-            for name, value in arguments.items()
-            if name not in ("latents", "control", "mask_image", "denoising_end", "strength")
-        }
-        own |= {"seed": last.request.seeds[0], "image": last.latents, "denoising_start": share, "output_type": output}
-        own |= {"height": last.request.height, "width": last.request.width, "num_inference_steps": last.request.steps}
-        own |= {"guidance_scale": last.request.guidance_scale, "sampler": last.request.sampler, "spacing": last.request.spacing}
+        asked = last.request
+        own |= {"seed": asked.seeds[0], "image": last.latents, "height": asked.height, "width": asked.width}
+        own |= {"num_inference_steps": asked.steps, "guidance_scale": asked.guidance_scale}
+        own |= {"sampler": asked.sampler, "spacing": asked.spacing}
         for state in refiner.stream(**own):
             yield replace(state, base=last)
 
     def _given(self, asked: Request, latents: Any = None, image: Any = None, mask_image: Any = None, control: Any = None) -> Given:
         """A request's pictures as tensors. Raises ArgumentError or FileError."""
         size = (len(asked.prompts), asked.height, asked.width)
-        noise, controls = self._checked(asked, latents, "latents"), tuple(inputs.controls(control))
-        for one in controls:
-            one.net.check(self.networks["network"], self.spec.name)
+        noise, controls = self._checked(asked, latents, "latents"), inputs.controls(control, self.networks["network"], self.spec.name)
         masks = None if mask_image is None else inputs.masks(mask_image, *size)
         if image is None or inputs.are_latents(image, self.spec.channels):
             return Given(noise, x0=self._checked(asked, image, "image"), mask=masks, controls=controls)
@@ -270,13 +279,14 @@ class Model:
         )
         if decoded.dtype != self.dtype and self.spec.first_stage:
             records = [{**record, "decoded_in": str(decoded.dtype).removeprefix("torch.")} for record in records]
-        pictures = [_pil(row) for row in _unit(decoded.pictures)]
+        pictures = [pixels.picture(row) for row in pixels.unit(decoded.pictures)]
         if given.mask is not None and given.image is not None:
-            pictures = [_composed(*parts) for parts in zip(pictures, given.image, given.mask, strict=True)]
+            pictures = [pixels.composed(*parts) for parts in zip(pictures, given.image, given.mask, strict=True)]
         pictures, records = self._judged(pictures, records, asked)
         if asked.output_type == "pil":
             return Result(pictures, latents, list(asked.seeds), records)
-        exact = _unit(decoded.pictures) if given.mask is None else torch.stack([_tensor(picture) for picture in pictures])
+        changed = given.mask is not None or any(record.get("safety_checker") == "flagged" for record in records)
+        exact = torch.stack([pixels.tensor(picture) for picture in pictures]) if changed else pixels.unit(decoded.pictures)
         images = exact if asked.output_type == "pt" else exact.permute(0, 2, 3, 1).cpu().numpy()
         return Result(images, latents, list(asked.seeds), records)
 
@@ -304,7 +314,7 @@ class Model:
 
     def to_pil(self, x: Tensor) -> list[Image.Image]:
         """(b, 3, h, w) in -1..1 -> pictures."""
-        return [_pil(row) for row in _unit(x)]
+        return [pixels.picture(row) for row in pixels.unit(x)]
 
     def with_lora(self, adapters: Any, *, strict: bool = True) -> Model:
         """This model with adapters on: paths, or pairs of path and scale. The base weights are shared and stay as they are.
@@ -379,21 +389,3 @@ def arguments(metadata: dict[str, Any]) -> dict[str, Any]:
     names = {"steps": "num_inference_steps"}
     unused = ("model_hash", "version", "dtype", "device", "dropped_tokens", "decoded_in", "safety_checker", "inputs", "given")
     return {names.get(key, key): value for key, value in metadata.items() if key not in unused}
-
-
-def _unit(x: Tensor) -> Tensor:
-    return ((x.float() + 1) / 2).clamp(0, 1)
-
-
-def _pil(row: Tensor) -> Image.Image:
-    """(3, h, w) in 0..1."""
-    return Image.fromarray((row.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))
-
-
-def _tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
-
-
-def _composed(painted: Image.Image, image: Tensor, mask: Tensor) -> Image.Image:
-    """The painted picture where the mask is 1, the image's bytes elsewhere."""
-    return Image.fromarray(np.where(mask[0, :, :, None].numpy() > 0, np.asarray(painted), np.asarray(_pil(image))))

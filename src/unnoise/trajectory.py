@@ -37,6 +37,7 @@ from unnoise.runtime.denoise import NetworkDenoiser
 from unnoise.runtime.known import Known
 from unnoise.runtime.skip_layers import SkipLayerGuided
 
+HANDED_OVER = 0x5DEECE66D  # any number: it parts the streams of two models with one seed
 SMALL = 50_000_000  # parameters: below, two rows at once are hardly slower than one
 
 
@@ -94,7 +95,7 @@ class Trajectories:
 
     def begin(self, asked: Request, given: Given) -> tuple[Run, Denoiser]:
         """The trajectory, and the denoiser that answers it."""
-        noise, shape = Streams(asked.seeds), torch.empty(self.shape(asked), device=self.device)
+        noise, shape = _streams(asked), torch.empty(self.shape(asked), device=self.device)
         drawn = noise.draw(shape)  # first also where it is not used: see `sample`
         unit = drawn if given.latents is None else given.latents
         x0 = self._encoded(given.image, noise, shape) if given.x0 is None else given.x0
@@ -217,6 +218,12 @@ class Trajectories:
             return hint
         stage = self.stage()
         return torch.cat([one.net.shown(stage, row) for row in hint.split(1)])
+
+
+def _streams(asked: Request) -> Streams:
+    """The seeds' own; a model that takes over must not draw again what the first one drew."""
+    handed = 0 if asked.get("denoising_start") is None else HANDED_OVER
+    return Streams(tuple(seed ^ handed for seed in asked.seeds))
 
 
 def _to_latents(mask: Tensor, like: Tensor) -> Tensor:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from unnoise.checkpoints import schedulers
-from unnoise.checkpoints.families import FAMILIES, resized
+from unnoise.checkpoints.families import FAMILIES
 from unnoise.checkpoints.layouts import bert, diffusers, diffusers_pixels, dit, sd3, texts
 from unnoise.checkpoints.parts import Found, Hints, Part
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.checkpoints.weights import Weights
-from unnoise.errors import FileError, UnknownName
+from unnoise.errors import ArgumentError, FileError, UnknownName
 from unnoise.networks.autoencoder import Autoencoder
 from unnoise.networks.bert import BertEncoder
 from unnoise.networks.mmdit import MMDiT
 from unnoise.networks.t5 import T5Encoder
-from unnoise.networks.text import CLIPTextEncoder
+from unnoise.networks.text import ACTIVATIONS, CLIPTextEncoder
 from unnoise.networks.unet import UNet, UNetConfig
 from unnoise.networks.vq import VQAutoencoder
 
@@ -27,27 +28,49 @@ STEMS = ("diffusion_pytorch_model", "model")
 
 
 def recognise(folder: Path, hints: Hints, variant: str | None = None) -> Found:
-    """What a folder with a model_index.json holds. Raises FileError."""
+    """What a folder with a model_index.json holds; `hints` go before what its configs say. Raises FileError, UnknownName, ArgumentError."""
+    if not (folder / "model_index.json").is_file() and (folder / "config.json").is_file():
+        raise FileError(_component(folder))
     index = read_json(folder / "model_index.json")
     kind = index.get("_class_name", "")
     family = next((read for word, read in PIPELINES.items() if word in kind), None)
     if family is None:
         raise UnknownName("pipeline in model_index.json", kind, PIPELINES)
-    return family(Folder(folder, index, variant), hints)
+    if variant and not any(folder.glob(f"*/*.{variant}.*")):
+        raise FileError(f"{folder} has no file of variant {variant!r}: leave variant out, or name one of those that it has")
+    return family(Folder(folder, index, variant, hints), hints)
+
+
+def _component(folder: Path) -> str:
+    """One line on a folder that is no whole model."""
+    kind = read_json(folder / "config.json").get("_class_name") or "a network"
+    above = f"give the folder above it, {folder.absolute().parent}"
+    if "ControlNet" in kind:
+        above = "a ControlNet is for unnoise.load_control"
+    elif "Autoencoder" in kind or kind == "VQModel":
+        above += f", or beside a model parts={{'autoencoder': {str(folder)!r}}}"
+    return f"{folder} is one component, {kind}, and no whole model: {above}"
 
 
 class Folder:
     """The components of a folder, by diffusers' names."""
 
-    def __init__(self, path: Path, index: Mapping[str, Any], variant: str | None = None):
-        self.path, self.index, self.variant = path, index, variant
+    def __init__(self, path: Path, index: Mapping[str, Any], variant: str | None = None, hints: Hints | None = None):
+        self.path, self.index, self.variant, self.hints = path, index, variant, hints or {}
 
     def has(self, name: str) -> bool:
         """Whether the index names the component and it is here: [null, null] stands for one that was left out."""
         return bool(self.index.get(name, (None,))[0]) and (self.path / name).is_dir()
 
     def config(self, name: str) -> dict[str, Any]:
+        if not (self.path / name).is_dir():
+            raise FileError(f"{self.path} has no folder {name!r}, a part of its model: fetch the model's folder whole")
         return read_json(self.path / name / ("scheduler_config.json" if name == "scheduler" else "config.json"))
+
+    def hinted(self, place: str, config: Any) -> Any:
+        """A network's config with what the caller says of it."""
+        with fields(config):
+            return replace(config, **self.hints.get(place, {}))
 
     def weights(self, name: str) -> Weights:
         return Weights.open(weights_file(self.path / name, self.variant))
@@ -63,22 +86,38 @@ def weights_file(folder: Path, variant: str | None = None) -> Path:
                     return folder / name
     pickles = sorted(path.name for path in folder.glob("*.bin"))
     if pickles:
-        raise FileError(f"{folder} has its weights as a pickle, {pickles[0]}: run `unnoise convert {folder / pickles[0]}`")
+        out = folder / f"{STEMS[0 if pickles[0].startswith(STEMS[0]) else 1]}.safetensors"
+        raise FileError(f"{folder} has its weights as a pickle, {pickles[0]}: run `unnoise convert {folder / pickles[0]} {out}`")
     raise FileError(f"{folder} has no weights: expected {STEMS[0]}.safetensors or its index")
 
 
+class Fields(dict[str, Any]):
+    """What a JSON file says; a field that is asked for and not there raises FileError with the file's path."""
+
+    path: Path
+
+    def __missing__(self, name: str) -> Any:
+        raise FileError(f"{self.path} has no {name!r}: expected a config as diffusers or transformers writes it")
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises FileError."""
+    """A file that holds an object. Raises FileError; so does a field that is asked for later and missing."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileError(f"no file {path}: expected a diffusers folder") from None
+        expected = "a diffusers folder" if path.name == "model_index.json" else "it beside the weights, as diffusers writes it"
+        raise FileError(f"no file {path}: expected {expected}") from None
     except (OSError, ValueError) as error:
         raise FileError(f"cannot read {path}: {error}") from None
+    if not isinstance(found, dict):
+        raise FileError(f"{path} holds a {type(found).__name__}: expected an object with named fields")
+    made = Fields(found)
+    made.path = path
+    return made
 
 
 def _finished(folder: Folder, family: str, parts: dict[str, Part], fields: dict[str, Any]) -> Found:
-    spec, told = schedulers.read(folder.config("scheduler"), resized(FAMILIES[family], fields))
+    spec, told = schedulers.read(folder.config("scheduler"), FAMILIES[family].model_copy(update=fields))
     tokenizers = {}
     for place in parts:
         name = place.replace("text_encoder", "tokenizer")
@@ -89,12 +128,12 @@ def _finished(folder: Folder, family: str, parts: dict[str, Part], fields: dict[
 
 def _stable_diffusion(folder: Folder, hints: Hints) -> Found:
     """Every U-Net with text: Stable Diffusion 1 and 2, SDXL, its refiner, their inpainting and depth forms, latent consistency models."""
-    config = diffusers.unet_config(folder.config("unet"))
+    config = unet(folder)
     weights = folder.weights("unet")
     parts = {"network": Part(UNet, config, diffusers.unet(weights.shapes), weights), "autoencoder": vae(folder)}
     family = _family(config, folder)
     if family == "sdxl-refiner":
-        parts["text_encoder"] = clip(folder, "text_encoder_2")
+        parts["text_encoder"] = clip(folder, "text_encoder_2", "text_encoder")
     else:
         parts |= {place: clip(folder, place) for place in ("text_encoder", "text_encoder_2") if folder.has(place)}
     fields = {"unet": config, "autoencoder": parts["autoencoder"].config, **_texts(parts)}
@@ -108,6 +147,29 @@ def _stable_diffusion(folder: Folder, hints: Hints) -> Found:
     return replace(found, spec=_sized(spec, folder.config("unet")))
 
 
+def unet(folder: Folder) -> UNetConfig:
+    """Of a U-Net with text."""
+    config = folder.config("unet")
+    try:
+        with fields(UNetConfig):
+            return diffusers.unet_config(config, folder.hints.get("network", {}))
+    except FileError as error:
+        where = folder.path / "unet" / "config.json"
+        raise error if str(where) in str(error) else FileError(f"{where}: {error}") from None
+
+
+@contextmanager
+def fields(config: Any) -> Iterator[None]:
+    """Raises ArgumentError where a hint is no field of the config: a field of another network's."""
+    try:
+        yield
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        name = (config if isinstance(config, type) else type(config)).__name__
+        raise ArgumentError(f"config: {name} has no such field: {str(error).split()[-1]}") from None
+
+
 def _sized(spec: ModelSpec, config: Mapping[str, Any]) -> ModelSpec:
     """With the side of pictures that the network's config gives in latents."""
     side = config.get("sample_size")
@@ -117,8 +179,12 @@ def _sized(spec: ModelSpec, config: Mapping[str, Any]) -> ModelSpec:
 def _family(config: UNetConfig, folder: Folder) -> str:
     end = {9: "-inpainting", 5: "-depth"}.get(config.in_channels, "")
     if config.pooled_width:
-        return f"sdxl{end}" if folder.has("text_encoder") else "sdxl-refiner"  # which has the second one alone
-    return ("sd2" if config.linear_projection else "sd1") + end
+        family = f"sdxl{end}" if folder.has("text_encoder") else "sdxl-refiner"  # which has the second one alone
+    else:
+        family = ("sd2" if config.linear_projection else "sd1") + end
+    if family not in FAMILIES:
+        raise FileError(f"{folder.path} has a U-Net of {config.in_channels} channels: no family {family} runs here")
+    return family
 
 
 def _texts(parts: Mapping[str, Part]) -> dict[str, Any]:
@@ -129,14 +195,19 @@ def _texts(parts: Mapping[str, Part]) -> dict[str, Any]:
 def vae(folder: Folder, name: str = "vae") -> Part:
     config, weights = folder.config(name), folder.weights(name)
     if config.get("_class_name") == "VQModel":
-        return Part(VQAutoencoder, diffusers.vq_config(config), diffusers.autoencoder(weights.shapes), weights)
-    return Part(Autoencoder, diffusers.autoencoder_config(config), diffusers.autoencoder(weights.shapes), weights)
+        sizes = folder.hinted("autoencoder", diffusers.vq_config(config))
+        return Part(VQAutoencoder, sizes, diffusers.autoencoder(weights.shapes), weights)
+    sizes = folder.hinted("autoencoder", diffusers.autoencoder_config(config))
+    return Part(Autoencoder, sizes, diffusers.autoencoder(weights.shapes), weights)
 
 
-def clip(folder: Folder, name: str) -> Part:
+def clip(folder: Folder, name: str, place: str = "") -> Part:
+    """place: in the model, where it is not the folder's name."""
     config, weights = folder.config(name), folder.weights(name)
     hints = {"heads": config["num_attention_heads"], "activation": config["hidden_act"]}
-    sizes = texts.clip_config(weights.shapes, hints)
+    sizes = folder.hinted(place or name, texts.clip_config(weights.shapes, hints))
+    if sizes.activation not in ACTIVATIONS:
+        raise FileError(f"{folder.path / name / 'config.json'} has hidden_act {sizes.activation!r}: expected {' or '.join(ACTIVATIONS)}")
     bare = "embeddings.token_embedding.weight" in weights
     return Part(CLIPTextEncoder, sizes, texts.clip(sizes, bare=bare), weights)
 
@@ -144,7 +215,7 @@ def clip(folder: Folder, name: str) -> Part:
 def t5(folder: Folder, name: str) -> Part:
     weights = folder.weights(name)
     sizes = texts.t5_config(weights.shapes, {"max_distance": folder.config(name).get("relative_attention_max_distance", 128)})
-    return Part(T5Encoder, sizes, texts.t5(weights.shapes), weights)
+    return Part(T5Encoder, folder.hinted(name, sizes), texts.t5(weights.shapes), weights)
 
 
 def text(folder: Folder, name: str) -> Part:
@@ -154,7 +225,7 @@ def text(folder: Folder, name: str) -> Part:
 
 def _stable_diffusion_3(folder: Folder, hints: Hints) -> Found:
     weights = folder.weights("transformer")
-    config = diffusers.mmdit_config(folder.config("transformer"), weights.shapes)
+    config = folder.hinted("network", diffusers.mmdit_config(folder.config("transformer"), weights.shapes))
     parts = {"network": Part(MMDiT, config, diffusers.mmdit(config), weights), "autoencoder": vae(folder)}
     parts |= {place: clip(folder, place) for place in ("text_encoder", "text_encoder_2") if folder.has(place)}
     if folder.has("text_encoder_3"):
@@ -166,8 +237,8 @@ def _stable_diffusion_3(folder: Folder, hints: Hints) -> Found:
 
 def _latent_text(folder: Folder, hints: Hints) -> Found:
     weights, own = folder.weights("unet"), folder.weights("bert")
-    config = diffusers.unet_config(folder.config("unet"))
-    sizes = bert.bert_config(own.shapes, {})
+    config = unet(folder)
+    sizes = folder.hinted("text_encoder", bert.bert_config(own.shapes, {}))
     stage = vae(folder, "vqvae")
     parts = {
         "network": Part(UNet, config, diffusers.unet(weights.shapes), weights),
@@ -177,10 +248,14 @@ def _latent_text(folder: Folder, hints: Hints) -> Found:
     return _finished(folder, "ldm-text", parts, {"unet": config, "bert": sizes, "autoencoder": stage.config})
 
 
+def _hinted(folder: Folder, part: Part) -> Part:
+    return replace(part, config=folder.hinted("network", part.config))
+
+
 def _pixels(folder: Folder, hints: Hints) -> Found:
     """DDPM and its like; their scheduler says the rest."""
     config = folder.config("unet")
-    part = diffusers_pixels.unet2d_part(folder.weights("unet"), config)
+    part = _hinted(folder, diffusers_pixels.unet2d_part(folder.weights("unet"), config))
     labels = "labels" if part.config.num_classes else "none"
     return _finished(folder, "ddpm-cifar", {"network": part}, {"unet": part.config, "conditioning": labels, "size": config["sample_size"]})
 
@@ -188,7 +263,7 @@ def _pixels(folder: Folder, hints: Hints) -> Found:
 def _consistency(folder: Folder, hints: Hints) -> Found:
     """Process and prediction are the family's: the scheduler's config repeats them in its own terms."""
     config = folder.config("unet")
-    part = diffusers_pixels.unet2d_part(folder.weights("unet"), config)
+    part = _hinted(folder, diffusers_pixels.unet2d_part(folder.weights("unet"), config))
     row = FAMILIES["consistency-imagenet64" if part.config.num_classes else "consistency-lsun"]
     spec = row.model_copy(update={"unet": part.config, "size": config["sample_size"]})
     return Found(spec, {"network": part}, (f"{folder.index['_class_name']} folder",))
@@ -196,7 +271,8 @@ def _consistency(folder: Folder, hints: Hints) -> Found:
 
 def _dit(folder: Folder, hints: Hints) -> Found:
     config = folder.config("transformer")
-    part, stage = diffusers_pixels.dit_part(folder.weights("transformer"), config), vae(folder)
+    part = _hinted(folder, diffusers_pixels.dit_part(folder.weights("transformer"), config))
+    stage = vae(folder)
     spec = dit.named(part.config, config["sample_size"] * stage.config.factor)
     fields = {"dit": part.config, "autoencoder": stage.config, "size": spec.size, "null_label": spec.null_label}
     return _finished(folder, spec.name, {"network": part, "autoencoder": stage}, fields)

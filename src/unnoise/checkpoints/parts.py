@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,14 @@ class Found:
     parts: Mapping[str, Part]  # by the names of `ModelSpec.parts`; a network that is not there has to come from another file
     told: tuple[str, ...] = ()  # what told family, prediction and schedule, for people
     tokenizers: Mapping[str, Path] = field(default_factory=dict)  # by the place of their text encoder; the package's own where it has none
+
+
+    def with_stage(self) -> Found:
+        """With the autoencoder told the spec's scale and shift of latents, which its shapes do not show."""
+        stage, part = self.spec.first_stage, self.parts.get("autoencoder")
+        if stage is None or part is None:
+            return self
+        return replace(self, parts={**self.parts, "autoencoder": replace(part, config=stage)})
 
 
 # Each layout that is a whole file of a family has `recognise(weights, hints) -> Found | None`: None where the keys are another's.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,16 @@ class NetworkDenoiser:
         return Estimate(x0, *variance) if variance else x0
 
     def _ask(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
+        if cond.lengths is None or cond.tokens is None:
+            return self._grouped(x, timestep, cond)
+        answers: dict[int, Tensor] = {}
+        for length in cond.lengths.unique().tolist():  # rows of as many tokens together
+            index = (cond.lengths == length).nonzero()[:, 0]
+            own = replace(cond.pick(index), tokens=cond.tokens[index, :length], lengths=None)
+            answers |= dict(zip(index.tolist(), self._grouped(x[index], timestep[index], own), strict=True))
+        return torch.stack([answers[i] for i in range(len(x))])
+
+    def _grouped(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         if self.rows is None:
             return self.network(x, timestep, cond)
         groups = torch.arange(len(x), device=x.device).split(self.rows)

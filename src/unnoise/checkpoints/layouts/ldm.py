@@ -48,7 +48,7 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     if spec.class_tokens:
         spec = spec.model_copy(update={"null_label": spec.class_tokens.classes - 1})
     average = ["the averaged weights (model_ema) are used"] if _averaged(weights, unet, hints) else []
-    return Found(spec, parts, (*told, *more, *average))
+    return Found(spec, parts, (*told, *more, *average)).with_stage()
 
 
 def _fields(parts: Mapping[str, Part]) -> dict[str, Any]:

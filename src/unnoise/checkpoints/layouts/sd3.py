@@ -40,7 +40,7 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     name = family(config)
     fields = {"network": "mmdit", "text_encoder": "text", "text_encoder_2": "text_2", "text_encoder_3": "text_3"}
     spec = resized(FAMILIES[name], {fields.get(place, place): part.config for place, part in parts.items()})
-    return Found(spec, parts, (f"{config.depth} joint blocks, {'with' if config.qk_norm else 'no'} norm of queries and keys",))
+    return Found(spec, parts, (f"{config.depth} joint blocks, {'with' if config.qk_norm else 'no'} norm of queries and keys",)).with_stage()
 
 
 def family(config: MMDiTConfig) -> str:
