@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unnoise.checkpoints.specs import Defaults, ModelSpec, ScheduleSpec
-from unnoise.errors import FileError
+from unnoise.errors import FileError, UnknownName
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
@@ -16,11 +16,39 @@ FEW_STEPS = {
     "TCDScheduler": ("tcd", "tcd"),
     "EulerAncestralDiscreteScheduler": ("euler_ancestral", "trailing"),  # of SDXL-Turbo, where its spacing is trailing
 }
+# Classes of diffusers whose config says the betas by these names. EDM's and the consistency models' do not: their families say the process.
+KNOWN = (
+    "DDIMScheduler",
+    "DDIMInverseScheduler",
+    "DDIMParallelScheduler",
+    "DDPMScheduler",
+    "DDPMParallelScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "FlowMatchLCMScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+)
 
 
 def read(config: Mapping[str, Any], spec: ModelSpec) -> tuple[ModelSpec, list[str]]:
-    """The family's spec with what the config says, and that in words."""
+    """The family's spec with what the config says, and that in words. Raises FileError, and UnknownName for a class that is not known."""
     name = config.get("_class_name", "")
+    if name not in KNOWN:
+        raise UnknownName("scheduler in scheduler_config.json", name, KNOWN)
     if "FlowMatch" in name:
         shift = config.get("shift", 1.0)
         flow = {"schedule": ScheduleSpec(kind="flow", shift=shift), "prediction": "flow"}

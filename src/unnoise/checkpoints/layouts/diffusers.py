@@ -18,6 +18,26 @@ from unnoise.networks.vq import VQConfig
 
 Config = Mapping[str, Any]
 
+# Fields of a U-Net with text that change what it computes, and the values that its networks here have.
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "resnet_time_scale_shift": ("default",),
+    "dual_cross_attention": (False, None),
+    "only_cross_attention": (False, None),
+    "center_input_sample": (False, None),
+    "time_embedding_type": ("positional",),
+    "time_embedding_act_fn": (None,),
+    "timestep_post_act": (None,),
+    "attention_type": ("default",),
+    "resnet_skip_time_act": (False, None),
+    "cross_attention_norm": (None,),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "addition_embed_type": (None, "text_time"),
+}
+
 LISTS_OF_ONE = {
     r"\.(down|up)sample(\.|$)": r".\1samplers.0\2",
     r"\.to_out\.": ".to_out.0.",
@@ -42,36 +62,46 @@ def unet(shapes: Mapping[str, Shape]) -> Layout:
     return _named(shapes, {**LISTS_OF_ONE, r"^\.guidance_proj\.": ".time_embedding.cond_proj."})
 
 
-def unet_config(config: Config) -> UNetConfig:
-    """What `attention_head_dim` says is the number of heads, whatever its name (diffusers issue 2011)."""
+def unet_config(config: Config, hints: Config | None = None) -> UNetConfig:
+    """What `attention_head_dim` says is the number of heads, whatever its name (diffusers issue 2011). `hints` go before its words."""
+    _refuse(config)
     widths = tuple(config["block_out_channels"])
     depths = _each(config.get("transformer_layers_per_block", 1), widths)
     crosses = ["CrossAttn" in kind for kind in config["down_block_types"]]
     heads = _each(config.get("num_attention_heads") or config["attention_head_dim"], widths)
     of_width = {width // n for width, n in zip(widths, heads, strict=True)}
     same_heads = len(set(heads)) == 1
+    if not same_heads and len(of_width) > 1:
+        raise FileError(f"this U-Net has {heads} heads for widths {list(widths)}: expected as many everywhere, or heads of one width")
     pooled = config.get("projection_class_embeddings_input_dim") if config.get("addition_embed_type") == "text_time" else 0
-    if config.get("class_embed_type") or config.get("encoder_hid_dim_type"):
-        kind = config.get("class_embed_type") or config.get("encoder_hid_dim_type")
-        raise FileError(f"this U-Net is conditioned by {kind!r}, which no family here has: see `unnoise models` for what runs")
-    return UNetConfig(
-        in_channels=config["in_channels"],
-        out_channels=config["out_channels"],
-        widths=widths,
-        blocks=config["layers_per_block"],
-        depths=tuple(depth if cross else 0 for depth, cross in zip(depths, crosses, strict=True)),
-        mid_depth=depths[-1] if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") else 0,
-        heads=heads[0] if same_heads else 8,
-        head_width=0 if same_heads else of_width.pop(),
-        context_width=config["cross_attention_dim"],
-        linear_projection=bool(config.get("use_linear_projection")),
-        pooled_width=pooled or 0,
-        guidance_width=config.get("time_cond_proj_dim") or 0,
-        time_shift=float(config.get("freq_shift", 0)),
-        time_cos_first=config.get("flip_sin_to_cos", True),
-        groups=config.get("norm_num_groups", 32),
-        eps=config.get("norm_eps", 1e-5),
-    )
+    read = {
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "widths": widths,
+        "blocks": config["layers_per_block"],
+        "depths": tuple(depth if cross else 0 for depth, cross in zip(depths, crosses, strict=True)),
+        "mid_depth": depths[-1] if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") else 0,
+        "heads": heads[0] if same_heads else 8,
+        "head_width": 0 if same_heads else of_width.pop(),
+        "context_width": config["cross_attention_dim"],
+        "linear_projection": bool(config.get("use_linear_projection")),
+        "pooled_width": pooled or 0,
+        "guidance_width": config.get("time_cond_proj_dim") or 0,
+        "time_shift": float(config.get("freq_shift", 0)),
+        "time_cos_first": config.get("flip_sin_to_cos", True),
+        "groups": config.get("norm_num_groups", 32),
+        "eps": config.get("norm_eps", 1e-5),
+    }
+    return UNetConfig(**{**read, **(hints or {})})
+
+
+def _refuse(config: Config) -> None:
+    """Raises FileError where the network computes something else than ours."""
+    for name, plain in PLAIN.items():
+        value = config.get(name, plain[0])
+        values = value if isinstance(value, list | tuple) and value else [value]
+        if odd := [one for one in values if one not in plain]:
+            raise FileError(f"this U-Net has {name} {odd[0]!r}, which no family here has: expected {plain[0]!r}")
 
 
 def _each(value: Any, widths: tuple[int, ...]) -> list[int]:
