@@ -54,6 +54,12 @@ def test_the_network_keeps_the_shape():
     assert network(torch.randn(2, 3, 8, 8), torch.tensor([1.0, 2.0])).shape == (2, 3, 8, 8)
 
 
+def test_the_layout_is_the_real_one():
+    source = (house.ROOT / "src/unnoise/checkpoints/layouts/ddpm.py").read_text(encoding="utf-8")
+    parts = [part.strip() for block in blocks("Add a checkpoint layout") for part in block.split("\n\n\n")]
+    assert len(parts) == 3 and [part for part in parts if part not in source] == []
+
+
 def test_the_floors_are_those_that_are_tested():
-    line = next(line for line in GUIDE.splitlines() if line.strip().startswith("errors <"))
+    line = " ".join(next(part for part in GUIDE.split("\n\n") if part.strip().startswith("errors <")).split())
     assert [tuple(floor.strip().split(" | ")) for floor in line.split("<")] == [*house.FLOORS[:-1]]
