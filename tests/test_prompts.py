@@ -10,7 +10,7 @@ import torch
 
 from unnoise.errors import ArgumentError
 from unnoise.networks.tokenizers import Tokenizer, published_clip, published_t5
-from unnoise.prompts import BREAK, Chunked, LoraTag, Piece, chunk, level, loras, parse, weighted
+from unnoise.prompts import BREAK, Chunked, LoraTag, Piece, chunk, loras, parse, weighted
 
 
 def recorded(shared: Path, name: str) -> list[dict]:
@@ -106,15 +106,6 @@ def test_t5_has_chunks_too() -> None:
     assert mine.weights[0, 0] == pytest.approx(1.2)
     assert (mine.weights[:, 1:] == 1).all()
     assert mine.ids[0, -1] == tokenizer.end
-
-
-def test_prompts_of_unlike_length_stack(tokenizer: Tokenizer) -> None:
-    long, short = (chunk(parse(text), tokenizer) for text in ("word " * 80, "(a:1.3) cat"))
-    mine = level([long, short], tokenizer)
-    assert [one.ids.shape for one in mine] == [(2, 77)] * 2
-    assert mine[0].ids.equal(long.ids)
-    assert mine[1].ids.equal(torch.cat([short.ids, tokenizer([""]).ids]))
-    assert mine[1].weights.equal(torch.cat([short.weights, torch.ones(1, 77)]))
 
 
 @pytest.mark.parametrize(

@@ -166,18 +166,6 @@ def _tensors(rows: Sequence[Sequence[_Group]], tokenizer: Tokenizer) -> Chunked:
     return Chunked(ids, weights, sum(map(_size, rows)))
 
 
-def level(prompts: Sequence[Chunked], tokenizer: Tokenizer) -> list[Chunked]:
-    """The prompts with as many rows each, so that they stack: rows of an empty prompt come after the shorter ones, as in A1111."""
-    empty, most = chunk([Piece("", 1.0)], tokenizer), max(len(prompt.ids) for prompt in prompts)
-
-    def grown(prompt: Chunked) -> Chunked:
-        more = most - len(prompt.ids)
-        ids, weights = (torch.cat([rows, blank.expand(more, -1)]) for rows, blank in zip(prompt[:2], empty[:2], strict=True))
-        return Chunked(ids, weights, prompt.tokens)
-
-    return [grown(prompt) for prompt in prompts]
-
-
 def weighted(states: Tensor, weights: Tensor) -> Tensor:
     """Text states with each token's state multiplied by its weight, and the row then scaled back to its old mean.
 

@@ -138,8 +138,8 @@ class Trajectories:
     def _state(self, plan: Plan, asked: Request, unit: Tensor, x0: Tensor | None, given: Given) -> Tensor:
         """At the first level: noise, or a picture and noise, or what another model left."""
         if asked.get("denoising_start") is not None:
-            if x0 is None:
-                raise ArgumentError("got denoising_start without an image: expected the latents of a model that had denoising_end")
+            if x0 is None or given.image is not None or given.mask is not None:
+                raise ArgumentError("got denoising_start: expected as image the latents of a model that had denoising_end, and no mask")
             return x0.to(self.device)
         all_new = given.mask is not None and asked.get("strength") == 1
         return initial(unit, plan) if x0 is None or all_new else _noised(plan, x0, unit)

@@ -59,7 +59,6 @@ _SD2 = {**_SD, "conditioning": "clip_penultimate"}
 _SDXL = {"prediction": "eps", "schedule": LATENT, "conditioning": "sdxl", "defaults": SDXL}
 _LDM = {"prediction": "eps", "schedule": OLDER, "defaults": Defaults(sampler="ddim", num_inference_steps=50, guidance_scale=1.0)}
 _INPAINT = {"extra_channels": ("mask", "masked_image")}
-_CLASSES = PUBLISHED["ldm-4-imagenet"]
 
 # Models of pixels
 COSINE = ScheduleSpec(kind="vp", betas="cosine", steps=4000, told_steps=1000)  # improved DDPM
