@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,15 @@ def pairs(given: Any) -> list[tuple[str | Path | Adapter, float]]:
     """What `generate` was given as lora: a file, a pair of file and scale, or a list of either."""
     items = given if isinstance(given, list) else [given]
     found = [item if isinstance(item, tuple) else (item, 1.0) for item in items]
-    for item in found:
-        if len(item) != 2 or not isinstance(item[0], str | Path | Adapter) or not isinstance(item[1], int | float):
-            raise ArgumentError(f"got lora {item!r}: expected a file, or a pair of a file and a scale")
-    return found
+    for item, pair in zip(items, found, strict=True):
+        if len(pair) != 2 or not isinstance(pair[0], str | Path | Adapter) or not _scale(pair[1]):
+            of = "" if item is given else f" in lora {given!r}"
+            raise ArgumentError(f"got {'lora ' if not of else ''}{item!r}{of}: expected a file, a pair (FILE, SCALE), or a list of either")
+    return [(file, float(scale)) for file, scale in found]
+
+
+def _scale(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def put_on(networks: nn.ModuleDict, tokenizers: Mapping[str, Tokenizer], before: Mapping[str, Tensor], given: Any, strict: bool) -> Adapted:

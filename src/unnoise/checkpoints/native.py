@@ -6,6 +6,7 @@ The file is mapped, not copied: reading it costs its pages, and tensors that are
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 import tokenizers
@@ -42,7 +43,13 @@ def read_spec(path: Path) -> ModelSpec:
 
 
 def file_hash(path: Path) -> str:
-    """The first ten hexadecimal digits of the file's sha256: what pictures are marked with."""
+    """The first ten hexadecimal digits of the file's sha256: what pictures are marked with. Read once, unless the file changes."""
+    about = path.stat()
+    return _hashed(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache
+def _hashed(path: Path, _size: int, _changed: int) -> str:
     found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):  # whole, it would stand in memory a second time
