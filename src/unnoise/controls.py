@@ -60,17 +60,19 @@ def load_control(
     dtype: str = "auto",
     device: str = "auto",
     model: Model | None = None,
+    variant: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> ControlModel:
     """A ControlNet from a .safetensors file, a diffusers folder or a hub id "owner/name".
 
     Files of lllyasviel and diffusers for Stable Diffusion 1, 2 and SDXL; of diffusers and Stability AI for Stable Diffusion 3 and 3.5.
     dtype and device: as for `load`; with a model they are the model's, and a net that was made for another family is refused at once.
-    config: fields of the network's config that the file does not show, such as {"heads": 4}. Raises ArgumentError or FileError.
+    variant: of a folder's files, such as "fp16". config: fields of the network's config that the file does not show, such as {"heads": 4}.
+    Raises ArgumentError, UnknownName or FileError.
     """
     where = model.device if model else devices.device(device)
     precision = model.dtype if model else devices.dtype(dtype, where)
-    part = opening.control(locate(control), config or {})
+    part = opening.control(locate(control, variant), config or {}, variant)
     sizes = part.config
     family = controlnet.family(sizes)
     if family == "sd3" and sizes.hint_channels != sizes.mmdit.in_channels:

@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from unnoise.checkpoints import headers, inspecting, native, opening, saving
+from unnoise.checkpoints.families import FAMILIES
 from unnoise.checkpoints.parts import Found, Part
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.errors import ArgumentError, FileError, UnknownName
 from unnoise.images.safety import SafetyChecker
-from unnoise.model import BUILTIN, Model
+from unnoise.model import BUILTIN, PHOTOGRAPHIC, Model
 from unnoise.networks import tokenizers, wordpiece
 from unnoise.networks.taesd import TinyAutoencoder
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.runtime import devices
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+BESIDE = ("preview", "safety_checker")  # places of networks that are no part of the model
 
 
 @dataclass(frozen=True)
@@ -61,23 +63,63 @@ def load(
     dtype: "auto" (float32 on a CPU, float16 elsewhere), "float32", "bfloat16", "float16". device: "auto", "cpu", "cuda", "cuda:1", "mps".
     variant: of a folder's files, such as "fp16". prediction: "eps", "v", ... where the file does not tell. parts: files for networks that
     the model lacks or should have instead, by place ("autoencoder", "text_encoder", "text_encoder_2", "text_encoder_3"); None leaves one
-    out; "preview" is a tiny autoencoder to look at steps with. config: what shapes do not show: {"network": {"heads": 8}}.
+    out; "preview" is a tiny autoencoder to look at steps with, "safety_checker" the folder of one.
+    config: what the file does not show, or says wrongly: {"network": {"heads": 8}}. What cannot be used is refused.
     `Model.told` says what told the family.
     Raises UnknownName, ArgumentError or FileError.
     """
     where = devices.device(device)
     path, precision = locate(model, variant), devices.dtype(dtype, where)
     if path.is_file() and headers.read(path).metadata.get("format", "").startswith(native.FORMAT.split("-")[0]):
+        _nothing(path, parts=parts, config=config, variant=variant, prediction=prediction)
         spec, tokenizer, networks = native.load(path, precision, where)
         return Model(spec, tokenizer, networks, file=path)
-    found = _with_parts(opening.opened(path, config, variant), parts or {})
-    spec = found.spec if prediction is None else ModelSpec(**{**dict(found.spec), "prediction": prediction})
+    found = _with_parts(_opened(path, config, variant), parts or {})
+    if config:
+        opening.check_used({place: given for place, given in config.items() if place not in (parts or {})}, found)
+    spec = found.spec if prediction is None else _predicting(found.spec, prediction)
     networks = nn.ModuleDict(
         {place: part.load(precision, where) for place, part in found.parts.items() if place in spec.parts() or place == "network"}
     )
     if preview := _tiny(found, (parts or {}).get("preview")):
         networks["preview"] = preview.load(precision, where)
-    return Model(spec, _tokenizers(found), networks, file=path, safety=_safety(path, precision, where), told=found.told)
+    return Model(spec, _tokenizers(found), networks, file=path, safety=_safety(path, spec, parts or {}, precision, where), told=found.told)
+
+
+def _nothing(path: Path, **given: Any) -> None:
+    """Raises ArgumentError: a file that unnoise saved is whole and says everything itself."""
+    if named := [name for name, value in given.items() if value]:
+        raise ArgumentError(f"got {' and '.join(named)} for {path}, which unnoise saved and which says all of it itself: leave it out")
+
+
+def _predicting(spec: ModelSpec, prediction: str) -> ModelSpec:
+    known = get_args(ModelSpec.model_fields["prediction"].annotation)
+    if prediction not in known:
+        raise UnknownName("prediction", prediction, known)
+    return spec.model_copy(update={"prediction": prediction})
+
+
+# What a file is that is no model, by the words of `inspect`: which argument takes it
+TAKERS = {
+    "LoRA": "Model.with_lora",
+    "textual inversion": "Model.with_embedding",
+    "ControlNet": "load_control, for generate(control=...)",
+    "classifier": "load_classifier, for generate(classifier=...)",
+    "autoencoder": "load(MODEL, parts={'autoencoder': FILE})",
+    "tiny autoencoder": "load(MODEL, parts={'preview': FILE}), or 'autoencoder' to decode by it",
+    "text encoder": "load(MODEL, parts={'text_encoder': FILE})",
+}
+
+
+def _opened(path: Path, config: Mapping[str, Mapping[str, Any]] | None, variant: str | None) -> Found:
+    """Raises FileError, which says of another kind of file who takes it."""
+    try:
+        return opening.opened(path, config, variant)
+    except opening.NoModel:
+        kind = inspecting.inspect(path)["kind"]
+        if kind not in TAKERS:
+            raise
+        raise FileError(f"{path} is no whole model but of kind {kind}: give it to {TAKERS[kind]}") from None
 
 
 def _tiny(found: Found, path: str | Path | None) -> Part | None:
@@ -119,11 +161,16 @@ def _with_parts(found: Found, given: Mapping[str, str | Path | None]) -> Found:
     places = ("autoencoder", "text_encoder", "text_encoder_2", "text_encoder_3")
     parts = dict(found.parts)
     spec = found.spec
+    has = {*spec.parts(), *FAMILIES.get(spec.name, spec).parts()} - {"network"}  # a folder's spec lacks what was left out of it
     for place, path in given.items():
-        if place not in (*places, "preview"):
-            raise UnknownName("part", place, (*places, "preview"))
-        if place == "preview":
-            continue  # no part of the model: see `_tiny`
+        if place not in (*places, *BESIDE):
+            raise UnknownName("part", place, (*places, *BESIDE))
+        if place in BESIDE:
+            continue  # no part of the model: see `_tiny` and `_safety`
+        if place not in has:
+            raise ArgumentError(
+                f"got a part {place!r}, and {spec.name} has {', '.join(sorted(has)) or 'none beside its network'}: leave it out"
+            )
         parts.pop(place, None)
         if path is not None:
             parts[place] = opening.part(locate(path), place)
@@ -147,9 +194,17 @@ def _tokenizers(found: Found) -> dict[str, Tokenizer]:
     return made
 
 
-def _safety(path: Path, dtype: torch.dtype, device: torch.device) -> SafetyChecker | None:
-    """The folder's safety checker, where it has one."""
-    part: Part | None = opening.safety(path)
+def _safety(
+    path: Path, spec: ModelSpec, given: Mapping[str, str | Path | None], dtype: torch.dtype, device: torch.device
+) -> SafetyChecker | None:
+    """The given safety checker, else the folder's, where it has one."""
+    part: Part | None
+    if asked := given.get("safety_checker"):
+        if spec.conditioning not in PHOTOGRAPHIC:
+            raise ArgumentError(f"got a safety checker for {spec.name}, which draws no photographs of anything: leave it out")
+        part = opening.safety_checker(locate(asked))
+    else:
+        part = None if "safety_checker" in given else opening.safety(path)
     return SafetyChecker(part.load(dtype, device)) if part else None  # pyright: ignore[reportArgumentType]
 
 
@@ -164,11 +219,14 @@ def locate(model: str | Path, variant: str | None = None) -> Path:
     if path.is_dir() or (path.is_file() and path.suffix not in PICKLES) or (path.suffix == ".safetensors" and not in_repository):
         return path
     if path.suffix in PICKLES and not in_repository:
-        there = f"{path} is a pickle by its name: run `unnoise convert {path}`"
+        there = f"{path} is a pickle by its name: run `unnoise convert {path} {path.with_suffix('.safetensors').name}`"
         raise FileError(there if path.exists() else f"no file {path}: expected {expected}")
+    if path.is_absolute() or str(model).startswith((".", "~")) or (len(path.parts) > 1 and not isinstance(model, str)):
+        raise FileError(f"no such file or folder: {path}; expected {expected}")
     if isinstance(model, str) and "/" in model:
         from unnoise.checkpoints import hub
 
         if hub.is_id(model):
             return hub.resolve(model, variant=variant)
+        raise FileError(f"no such file or folder: {path}; expected {expected}")
     raise UnknownName("model", str(model), [p.stem for p in BUILTIN.glob("*.safetensors")], f"expected {expected}")

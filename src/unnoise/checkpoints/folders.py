@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from unnoise.checkpoints.layouts import bert, diffusers, diffusers_pixels, dit, 
 from unnoise.checkpoints.parts import Found, Hints, Part
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.checkpoints.weights import Weights
-from unnoise.errors import ArgumentError, FileError, UnknownName
+from unnoise.errors import FileError, UnknownName
 from unnoise.networks.autoencoder import Autoencoder
 from unnoise.networks.bert import BertEncoder
 from unnoise.networks.mmdit import MMDiT
@@ -69,8 +68,7 @@ class Folder:
 
     def hinted(self, place: str, config: Any) -> Any:
         """A network's config with what the caller says of it."""
-        with fields(config):
-            return replace(config, **self.hints.get(place, {}))
+        return replace(config, **self.hints.get(place, {}))
 
     def weights(self, name: str) -> Weights:
         return Weights.open(weights_file(self.path / name, self.variant))
@@ -151,23 +149,10 @@ def unet(folder: Folder) -> UNetConfig:
     """Of a U-Net with text."""
     config = folder.config("unet")
     try:
-        with fields(UNetConfig):
-            return diffusers.unet_config(config, folder.hints.get("network", {}))
+        return diffusers.unet_config(config, folder.hints.get("network", {}))
     except FileError as error:
         where = folder.path / "unet" / "config.json"
         raise error if str(where) in str(error) else FileError(f"{where}: {error}") from None
-
-
-@contextmanager
-def fields(config: Any) -> Iterator[None]:
-    """Raises ArgumentError where a hint is no field of the config: a field of another network's."""
-    try:
-        yield
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        name = (config if isinstance(config, type) else type(config)).__name__
-        raise ArgumentError(f"config: {name} has no such field: {str(error).split()[-1]}") from None
 
 
 def _sized(spec: ModelSpec, config: Mapping[str, Any]) -> ModelSpec:

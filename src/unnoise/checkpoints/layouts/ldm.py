@@ -19,6 +19,7 @@ from unnoise.checkpoints.layouts import bert, first_stage, numbered, texts
 from unnoise.checkpoints.parts import Found, Hints, Part
 from unnoise.checkpoints.specs import ModelSpec, ScheduleSpec
 from unnoise.checkpoints.weights import Weights
+from unnoise.errors import FileError
 from unnoise.networks.autoencoder import Autoencoder
 from unnoise.networks.bert import BertEncoder
 from unnoise.networks.labels import ClassTokens, ClassTokensConfig
@@ -102,8 +103,10 @@ def _xl(weights: Weights, unet: Weights, end: str) -> tuple[str, list[str]]:
 
 def _heads(family: str, unet: Weights) -> dict[str, Any]:
     """How attention is divided in each family; shapes do not show it."""
-    row = FAMILIES[family].unet
-    assert row is not None  # every family of this layout is a U-Net's
+    row = FAMILIES[family].unet if family in FAMILIES else None
+    if row is None:  # of another kind of network, or with more channels than the family has
+        channels = unet.shapes["input_blocks.0.0.weight"][1]
+        raise FileError(f"{unet.path} has a U-Net of {channels} channels under the names of {family}: no such family runs here")
     return {"head_width": row.head_width, "heads": row.heads}
 
 
