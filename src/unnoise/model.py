@@ -203,7 +203,7 @@ class Model:
         net = given["classifier"]
         if image is None and (strength is not None or mask_image is not None):
             raise ArgumentError("got strength or mask_image without an image: expected image=... to start from")
-        if image is not None and strength is None:
+        if image is not None and strength is None and denoising_start is None:
             given["strength"] = 0.8 if mask_image is None else 1.0
         asked = request(self.spec, **given, unknown=unknown)
         return self._stream(asked, replace(self._given(asked, **tensors), classifier=net))

@@ -125,6 +125,20 @@ MORE: dict[str, Any] = {
     "safety": "black",
 }
 
+# The kinds of conditioning that read an argument, and how the refusal names their models; all others read what is not here.
+_CLIPS, _SIZED, _TEXTS = ("clip", "clip_penultimate", "sdxl", "refiner", "sd3"), ("sdxl", "refiner"), ("draft", "bert")
+READ_BY: dict[str, tuple[tuple[str, ...], str]] = {
+    "aesthetic_score": (("refiner",), "SDXL's refiner"),
+    "negative_aesthetic_score": (("refiner",), "SDXL's refiner"),
+    "original_size": (_SIZED, "SDXL and its refiner"),
+    "crops_coords_top_left": (_SIZED, "SDXL and its refiner"),
+    "target_size": (_SIZED, "SDXL and its refiner"),
+    "max_sequence_length": (("sd3",), "Stable Diffusion 3"),
+    "clip_skip": (_CLIPS, "Stable Diffusion 1, 2, 3 and SDXL"),
+    "negative_prompt": ((*_CLIPS, *_TEXTS), "models of text"),
+    "guidance_scale": ((*_CLIPS, *_TEXTS, "labels", "label_tokens"), "models of text or classes"),
+}
+
 
 def request(
     spec: ModelSpec,
@@ -140,7 +154,8 @@ def request(
     """Check everything that can be checked before the model runs. Raises ArgumentError or UnknownName, one line each."""
     for name in unknown:
         raise UnknownName("argument", name, ARGUMENTS)
-    labels = _labels(spec, class_labels, _classes(spec, settings.pop("classifier", None)))
+    classifier = settings.pop("classifier", None)
+    labels = _labels(spec, class_labels, _classes(spec, classifier))
     prompts = _prompts(spec, prompt, len(labels))
     negatives = (None,) if negative_prompt is None else _texts("negative_prompt", negative_prompt)
     for name, given in (("texts as negative_prompt", negatives), ("class_labels", labels)):
@@ -153,8 +168,10 @@ def request(
     texts, negative, classes = (tuple(value for value in column for _ in range(n)) for column in columns)
     more = {name: settings.pop(name) for name in MORE if name in settings}
     more["skip_guidance_layers"] = _layers(spec, more["skip_guidance_layers"])
-    _tagless(texts if more.get("prompt_weights") else ())
+    for name, given in (("prompt", texts), ("negative_prompt", negative)):
+        _tagless(name, given if more.get("prompt_weights") else ())
     checked = {**_settings(spec, **settings), "more": _more(more)}
+    _read(spec, dict(checked["more"]), any(negatives) and negative_prompt, checked["guidance_scale"], classifier is not None)
     return Request(texts, negative, _seeds(seed, len(texts)), labels=classes, **checked)
 
 
@@ -167,10 +184,26 @@ def _prompts(spec: ModelSpec, prompt: str | Sequence[str] | None, pictures: int)
     return ("",) * pictures
 
 
-def _tagless(prompts: Iterable[str]) -> None:
+def _read(spec: ModelSpec, more: dict[str, Any], negative: Any, scale: float, classified: bool) -> None:
+    """Refuses what the model would not read. more: what is not at its default."""
+    told = {**more, **({"negative_prompt": negative} if negative else {})}
+    if scale not in (1, spec.defaults.guidance_scale) and not classified:
+        told["guidance_scale"] = scale
+    if spec.conditioning == "sdxl" and "denoising_end" in more:  # the refiner that takes over is told the scores
+        told = {name: value for name, value in told.items() if "aesthetic" not in name}
+    for name, (kinds, models) in READ_BY.items():
+        if name in told and spec.conditioning not in kinds:
+            raise ArgumentError(f"got {name} {told[name]!r}, which {spec.name} does not read: leave it out, it is for {models}")
+    if "classifier_scale" in more and not classified:
+        raise ArgumentError(f"got classifier_scale {more['classifier_scale']:g} without a classifier: leave it out, or give classifier=...")
+    if "denoising_start" in more and "strength" in more:
+        raise ArgumentError(f"got strength {more['strength']:g} with denoising_start, which says where to start: leave one of them out")
+
+
+def _tagless(name: str, prompts: Iterable[str | None]) -> None:
     """A LoRA's tag names no file that the library could know of."""
-    for tag in (tag for prompt in prompts for tag in loras(prompt)[1]):
-        raise ArgumentError(f"got <lora:{tag.name}> in the prompt: leave it out and give lora=[(FILE, {tag.weight:g})]")
+    for tag in (tag for prompt in prompts for tag in loras(prompt or "")[1]):
+        raise ArgumentError(f"got <lora:{tag.name}> in the {name}: leave it out and give lora=[(FILE, {tag.weight:g})]")
 
 
 def _classes(spec: ModelSpec, classifier: Any) -> int:
@@ -191,7 +224,11 @@ def _labels(spec: ModelSpec, given: int | Sequence[int] | None, classes: int) ->
         return (None,)
     if not classes:
         raise ArgumentError(f"got class_labels {given!r}: {spec.name} knows no classes")
-    return tuple(_whole("class_labels", value, 0, classes - 1) for value in ([given] if isinstance(given, Integral) else given))
+    plain: Any = getattr(given, "tolist", lambda: given)()  # numpy's and torch's as Python's own
+    labels = plain if isinstance(plain, Sequence) and not isinstance(plain, str) else [plain]
+    if not labels:
+        raise ArgumentError(f"got class_labels {given!r}: expected a whole number from 0 to {classes - 1}, or several")
+    return tuple(_whole("class_labels", value, 0, classes - 1) for value in labels)
 
 
 def _more(given: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
