@@ -17,6 +17,7 @@ from unnoise.checkpoints import keys
 from unnoise.checkpoints.keys import Layout
 from unnoise.checkpoints.layouts import ddpm, numbered
 from unnoise.cli import given
+from unnoise.cli.refusals import as_typed
 from unnoise.errors import ArgumentError, UnknownName
 from unnoise.images.files import read, save
 from unnoise.networks.dit import DiT, DiTConfig
@@ -143,6 +144,20 @@ def test_a_control_is_split_from_the_right():
         {"scale": "0.8", "guess": "guess", "hint": "canny"},
     )
     assert given.split("owner/name=x.png") == ("owner/name", "x.png", {})
+
+
+TYPED = {
+    "this sd1 has no autoencoder: load it with parts={'autoencoder': FILE}, or ask": "load it with --part autoencoder=FILE, or ask",
+    "give it to load(MODEL, parts={'preview': FILE}), or": "give it to --part preview=FILE, or",
+    "got <lora:x> in the prompt: leave it out and give lora=[(FILE, 0.5)]": "leave it out and give --lora FILE=0.5",
+    "give it to Model.with_lora": "give it to --lora",
+    "give it to load_control, for generate(control=...)": "give it to --control",
+}
+
+
+@pytest.mark.parametrize("message", TYPED)
+def test_what_to_do_is_said_as_it_is_typed(message):
+    assert TYPED[message] in as_typed(message)
 
 
 def test_tags_of_loras_are_files_of_a_folder(tmp_path):

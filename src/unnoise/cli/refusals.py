@@ -8,6 +8,12 @@ from unnoise.cli.options import OPTIONS
 from unnoise.errors import UnnoiseError, nearest
 
 MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+TYPED = {  # what the library tells to do: how that is typed
+    r"(?:load\(MODEL, )?parts=\{'(\w+)': FILE\}\)?": r"--part \1=FILE",
+    r"lora=\[\(FILE, ([^)]+)\)\]": r"--lora FILE=\1",
+    r"Model\.with_(lora|embedding)": r"--\1",
+    r"load_(control|classifier), for generate\(\1=\.\.\.\)": r"--\1",
+}
 EXPECTED = {"int": "a whole number", "integer": "a whole number", "float": "a number"}
 
 
@@ -29,7 +35,8 @@ def refusal(error: BaseException) -> tuple[str, int]:
 
 def as_typed(message: str) -> str:
     """The library's "got num_inference_steps 0" as "got --steps 0": what was typed."""
-    message = re.sub(r"parts=\{'(\w+)': FILE\}", r"--part \1=FILE", message)
+    for library, command in TYPED.items():
+        message = re.sub(library, command, message)
     return re.sub(r"\bgot (\w+) ", lambda found: f"got {OPTIONS.get(found[1], found[1])} ", message)
 
 
