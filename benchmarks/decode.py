@@ -1,6 +1,6 @@
 """Decoding a large picture, in one piece and in tiles: seconds, peak memory and seams, beside diffusers.
 
-    python benchmarks/decode.py [--side 1024] [--threads 2] [--tile 20] [--runs 2] [--dtype float32] [--write]
+    python benchmarks/decode.py [--side 1024] [--threads 2] [--tile 24] [--runs 2] [--dtype float32] [--write]
 
 The decoder of Stable Diffusion 1, 2 and XL (49,490,199 parameters) with random weights, the same for both. Each run is a fresh process
 that decodes once; the four variants take turns, and the fastest run and the highest peak of each count. `busy` is processor time of all
@@ -153,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tile", type=int, default=20)
+    parser.add_argument("--tile", type=int, default=24)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--write", action="store_true")

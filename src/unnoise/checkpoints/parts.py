@@ -65,7 +65,6 @@ class Found:
     told: tuple[str, ...] = ()  # what told family, prediction and schedule, for people
     tokenizers: Mapping[str, Path] = field(default_factory=dict)  # by the place of their text encoder; the package's own where it has none
 
-
     def with_stage(self) -> Found:
         """With the autoencoder told the spec's scale and shift of latents, which its shapes do not show."""
         stage, part = self.spec.first_stage, self.parts.get("autoencoder")

@@ -21,6 +21,7 @@ from unnoise.networks.vq import VQAutoencoder
 CLIP_L = 768  # its width
 SEEING = ("visual.", "vision_model.", "visual_projection.")  # CLIP's other half
 
+
 def first_stage(weights: Weights, place: str) -> Part | None:
     """An autoencoder under the authors' names, with or without what stands before them in a whole model, or under diffusers'."""
     if place != "autoencoder":
