@@ -130,7 +130,7 @@ def table(asked: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in ("unnoise", "torch", "diffusers"))
     lines = [
         f"{asked.side}x{asked.side}, {asked.dtype}, {rows[0]['parameters']:,} parameters, tile {asked.tile}, "
-        f"best of {asked.runs}; {processor()}, {asked.threads} threads; {versions}",
+        f"best of {asked.runs}; {processor()}, threads {asked.threads}, load {os.getloadavg()[1]:.1f} over the last 5 minutes; {versions}",
         "",
         "| decoder | seconds | of untiled | of diffusers | busy | peak MB | decode MB | off | seams |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -166,7 +166,7 @@ def main() -> None:
         text = table(asked, compare(asked, folder))
     print(text)
     if asked.write:
-        (ROOT / "benchmarks" / "results" / "decode.md").write_text(text + "\n", encoding="utf-8")
+        (ROOT / "benchmarks" / "results" / f"decode_{asked.side}_threads{asked.threads}.md").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
