@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unnoise.errors import NonFiniteError
 
 WHOLE = 96  # latents a side that are decoded in one piece; above, in tiles of TILE
-TILE = 64
+TILE = 24  # as benchmarks/decode.py measures: a strip is as large as 24x24 latents
 
 
 class Decoded(NamedTuple):
