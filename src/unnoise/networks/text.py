@@ -49,13 +49,13 @@ class TextStates(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, *, causal: bool):
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out_proj(attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, causal=True))
+        return self.out_proj(attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, causal=self.causal))
 
 
 class MLP(nn.Module):
@@ -70,16 +70,24 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: CLIPTextConfig):
+    def __init__(self, width: int, heads: int, inner: int, activation: str, *, causal: bool, eps: float):
         super().__init__()
-        self.layer_norm1 = nn.LayerNorm(config.width)
-        self.self_attn = SelfAttention(config.width, config.heads)
-        self.layer_norm2 = nn.LayerNorm(config.width)
-        self.mlp = MLP(config.width, config.mlp, config.activation)
+        self.layer_norm1 = nn.LayerNorm(width, eps=eps)
+        self.self_attn = SelfAttention(width, heads, causal=causal)
+        self.layer_norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = MLP(width, inner, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
+
+
+class Encoder(nn.Module):
+    """The transformer of either of CLIP's towers. Only the text's is causal: a token sees those before it."""
+
+    def __init__(self, layers: int, width: int, heads: int, inner: int, activation: str, *, causal: bool, eps: float = 1e-5):
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(width, heads, inner, activation, causal=causal, eps=eps) for _ in range(layers))
 
 
 class Embeddings(nn.Module):
@@ -101,17 +109,11 @@ class Embeddings(nn.Module):
         return x + self.position_embedding.weight[: ids.shape[1]]
 
 
-class Encoder(nn.Module):
-    def __init__(self, config: CLIPTextConfig):
-        super().__init__()
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-
-
 class TextModel(nn.Module):
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
         self.embeddings = Embeddings(config)
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config.layers, config.width, config.heads, config.mlp, config.activation, causal=True)
         self.final_layer_norm = nn.LayerNorm(config.width)
 
 

@@ -6,7 +6,6 @@ safety checker of Stable Diffusion: the tower, its projection, and twenty concep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.errors import ArgumentError
-from unnoise.networks.attention import attention
-from unnoise.networks.text import MLP
+from unnoise.networks.text import Encoder
 
 
 @dataclass(frozen=True)
@@ -49,29 +47,6 @@ class VisionStates(NamedTuple):
     projected: Tensor | None  # (b, projection)
 
 
-class SelfAttention(nn.Module):
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out_proj(attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads))
-
-
-class Layer(nn.Module):
-    def __init__(self, config: CLIPVisionConfig):
-        super().__init__()
-        self.layer_norm1 = nn.LayerNorm(config.width, eps=config.eps)
-        self.self_attn = SelfAttention(config.width, config.heads)
-        self.layer_norm2 = nn.LayerNorm(config.width, eps=config.eps)
-        self.mlp = MLP(config.width, config.mlp, config.activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))
-
-
 class Embeddings(nn.Module):
     def __init__(self, config: CLIPVisionConfig):
         super().__init__()
@@ -85,18 +60,13 @@ class Embeddings(nn.Module):
         return torch.cat([first, patches], dim=1) + self.position_embedding.weight
 
 
-class Encoder(nn.Module):
-    def __init__(self, config: CLIPVisionConfig):
-        super().__init__()
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-
-
 class VisionModel(nn.Module):
     def __init__(self, config: CLIPVisionConfig):
         super().__init__()
         self.embeddings = Embeddings(config)
         self.pre_layrnorm = nn.LayerNorm(config.width, eps=config.eps)
-        self.encoder = Encoder(config)
+        sizes = (config.layers, config.width, config.heads, config.mlp, config.activation)
+        self.encoder = Encoder(*sizes, causal=False, eps=config.eps)
         self.post_layernorm = nn.LayerNorm(config.width, eps=config.eps)
 
 
@@ -147,8 +117,3 @@ def _frozen(*shape: int) -> nn.Parameter:
 def cosines(a: Tensor, b: Tensor) -> Tensor:
     """Of every row of a (n, width) with every row of b (m, width): (n, m)."""
     return nn.functional.normalize(a.float()) @ nn.functional.normalize(b.float()).T
-
-
-def without_position_ids(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Files written before transformers 4.31 carry the numbers 0, 1, 2 ... of the positions; no parameter holds them."""
-    return {key: value for key, value in weights.items() if not key.endswith(".position_ids")}
