@@ -24,7 +24,6 @@ def load_classifier(file: str | Path, *, dtype: str = "auto", device: str = "aut
     weights = Weights.open(file)
     part = adm.classifier_part(weights, config or {})
     if part is None:
-        some = ", ".join(sorted(weights)[:3])
-        raise FileError(f"{file} is no classifier of guided-diffusion: {len(weights)} tensors such as {some}")
+        raise FileError(f"{file} is no classifier of guided-diffusion: {weights.some}")
     precision: torch.dtype = devices.dtype(dtype, where)
     return part.load(precision, where).requires_grad_(False)

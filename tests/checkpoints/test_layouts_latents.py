@@ -133,6 +133,16 @@ def sd1(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_an_old_merge_has_its_text_encoder(sd1: Path, tmp_path: Path) -> None:
+    """Merges of 2022 lost "text_model." from the keys of the text encoder."""
+    whole, merged = tmp_path / "whole.safetensors", tmp_path / "merged.safetensors"
+    unnoise.load(sd1, dtype="float32").save(whole, layout="ldm")
+    named, bare = "cond_stage_model.transformer.text_model.", "cond_stage_model.transformer."
+    save_file({key.replace(named, bare): value for key, value in load_file(whole).items()}, merged)
+    parts = [opening.opened(path, {"network": {"heads": 4}}).parts["text_encoder"] for path in (whole, merged)]
+    assert_loaded(parts[1], parts[0].load())
+
+
 ASKED: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": 1.0, "height": 64, "width": 64, "safety": "off", "seed": 1}
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from networks import golden
-from unnoise.checkpoints.layouts import ldm
+from unnoise.checkpoints.layouts import ldm, texts
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import ArgumentError
 from unnoise.networks.t5 import T5Config, T5Encoder
@@ -77,7 +77,7 @@ def test_open_clip(shared: Path, case: str, prefix: str) -> None:
     io, weights, record = golden.read(shared / "golden/text" / case)
     sizes = record["hyperparameters"]
     told = {"heads": sizes["heads"], "activation": sizes["act"]}
-    encoder = ldm.open_clip_part(Weights.open(weights).prefixed(prefix), told).load()
+    encoder = texts.open_clip_part(Weights.open(weights).prefixed(prefix), told).load()
     assert isinstance(encoder, CLIPTextEncoder)
     assert_all_close(encoder, io, record, "out.hidden")
 
@@ -109,8 +109,8 @@ def part(weights: golden.Tensors, prefix: str) -> golden.Tensors:
 def test_the_two_encoders_of_sdxl(shared: Path) -> None:
     io, weights, record = golden.read(shared / "golden/text/sdxl_conditioner")
     file = Weights.open(weights)
-    small = ldm.clip_part(file.prefixed(ldm.XL_CLIP), {"heads": 4}).load()
-    big = ldm.open_clip_part(file.prefixed(ldm.XL_OPEN_CLIP), {"heads": 2}).load()
+    small = texts.clip_part(file.prefixed(ldm.XL_CLIP), {"heads": 4}).load()
+    big = texts.open_clip_part(file.prefixed(ldm.XL_OPEN_CLIP), {"heads": 2}).load()
     assert isinstance(small, CLIPTextEncoder) and isinstance(big, CLIPTextEncoder)
     states, g = small(io["in.ids_l"]), big(io["in.ids_g"])
     context = torch.cat([small.context(states, 1, norm=False), big.context(g, 1, norm=False)], dim=-1)

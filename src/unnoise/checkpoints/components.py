@@ -25,6 +25,7 @@ from unnoise.networks.unet import UNetConfig
 from unnoise.networks.vq import VQConfig
 
 Networks = Mapping[str, nn.Module]
+TINY = "a model with a tiny autoencoder in its autoencoder's place is not saved: load it with the autoencoder of its own"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _first_stage(spec: ModelSpec, network: nn.Module) -> Component:
         return Component("diffusers", "AutoencoderKL", autoencoder(config, spec.size), stored)
     if isinstance(config, VQConfig):
         return Component("diffusers", "VQModel", vq(config, spec.size), stored)
-    raise FileError("a model with a tiny autoencoder in its autoencoder's place is not saved: load it with the autoencoder of its own")
+    raise FileError(TINY)
 
 
 def _text(spec: ModelSpec, place: str, network: nn.Module) -> Component:

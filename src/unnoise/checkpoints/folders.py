@@ -12,14 +12,13 @@ from unnoise.checkpoints import schedulers
 from unnoise.checkpoints.families import FAMILIES
 from unnoise.checkpoints.layouts import bert, diffusers, diffusers_pixels, dit, sd3, texts
 from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.specs import ModelSpec
+from unnoise.checkpoints.specs import TEXT_FIELDS, ModelSpec
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError, UnknownName
 from unnoise.networks.autoencoder import Autoencoder
 from unnoise.networks.bert import BertEncoder
 from unnoise.networks.mmdit import MMDiT
-from unnoise.networks.t5 import T5Encoder
-from unnoise.networks.text import ACTIVATIONS, CLIPTextEncoder
+from unnoise.networks.text import ACTIVATIONS
 from unnoise.networks.unet import UNet, UNetConfig
 from unnoise.networks.vq import VQAutoencoder
 
@@ -37,7 +36,7 @@ def recognise(folder: Path, hints: Hints, variant: str | None = None) -> Found:
         raise UnknownName("pipeline in model_index.json", kind, PIPELINES)
     if variant and not any(folder.glob(f"*/*.{variant}.*")):
         raise FileError(f"{folder} has no file of variant {variant!r}: leave variant out, or name one of those that it has")
-    return family(Folder(folder, index, variant, hints), hints)
+    return family(Folder(folder, index, variant, hints))
 
 
 def _component(folder: Path) -> str:
@@ -124,7 +123,7 @@ def _finished(folder: Folder, family: str, parts: dict[str, Part], fields: dict[
     return Found(spec, parts, (f"{folder.index['_class_name']} folder", *told), tokenizers)
 
 
-def _stable_diffusion(folder: Folder, hints: Hints) -> Found:
+def _stable_diffusion(folder: Folder) -> Found:
     """Every U-Net with text: Stable Diffusion 1 and 2, SDXL, its refiner, their inpainting and depth forms, latent consistency models."""
     config = unet(folder)
     weights = folder.weights("unet")
@@ -173,8 +172,7 @@ def _family(config: UNetConfig, folder: Folder) -> str:
 
 
 def _texts(parts: Mapping[str, Part]) -> dict[str, Any]:
-    names = {"text_encoder": "text", "text_encoder_2": "text_2", "text_encoder_3": "text_3"}
-    return {field: parts[place].config if place in parts else None for place, field in names.items()}
+    return {field: parts[place].config if place in parts else None for place, field in TEXT_FIELDS.items()}
 
 
 def vae(folder: Folder, name: str = "vae") -> Part:
@@ -189,18 +187,17 @@ def vae(folder: Folder, name: str = "vae") -> Part:
 def clip(folder: Folder, name: str, place: str = "") -> Part:
     """place: in the model, where it is not the folder's name."""
     config, weights = folder.config(name), folder.weights(name)
-    hints = {"heads": config["num_attention_heads"], "activation": config["hidden_act"]}
-    sizes = folder.hinted(place or name, texts.clip_config(weights.shapes, hints))
-    if sizes.activation not in ACTIVATIONS:
-        raise FileError(f"{folder.path / name / 'config.json'} has hidden_act {sizes.activation!r}: expected {' or '.join(ACTIVATIONS)}")
-    bare = "embeddings.token_embedding.weight" in weights
-    return Part(CLIPTextEncoder, sizes, texts.clip(sizes, bare=bare), weights)
+    told = {"heads": config["num_attention_heads"], "activation": config["hidden_act"]}
+    part = texts.clip_part(weights, {**told, **folder.hints.get(place or name, {})})
+    if part.config.activation not in ACTIVATIONS:
+        where, expected = folder.path / name / "config.json", " or ".join(ACTIVATIONS)
+        raise FileError(f"{where} has hidden_act {part.config.activation!r}: expected {expected}")
+    return part
 
 
 def t5(folder: Folder, name: str) -> Part:
-    weights = folder.weights(name)
-    sizes = texts.t5_config(weights.shapes, {"max_distance": folder.config(name).get("relative_attention_max_distance", 128)})
-    return Part(T5Encoder, folder.hinted(name, sizes), texts.t5(weights.shapes), weights)
+    told = {"max_distance": folder.config(name).get("relative_attention_max_distance", 128)}
+    return texts.t5_part(folder.weights(name), {**told, **folder.hints.get(name, {})})
 
 
 def text(folder: Folder, name: str) -> Part:
@@ -208,7 +205,7 @@ def text(folder: Folder, name: str) -> Part:
     return t5(folder, name) if folder.config(name).get("model_type") == "t5" else clip(folder, name)
 
 
-def _stable_diffusion_3(folder: Folder, hints: Hints) -> Found:
+def _stable_diffusion_3(folder: Folder) -> Found:
     weights = folder.weights("transformer")
     config = folder.hinted("network", diffusers.mmdit_config(folder.config("transformer"), weights.shapes))
     parts = {"network": Part(MMDiT, config, diffusers.mmdit(config), weights), "autoencoder": vae(folder)}
@@ -220,7 +217,7 @@ def _stable_diffusion_3(folder: Folder, hints: Hints) -> Found:
     return replace(found, spec=_sized(found.spec, folder.config("transformer")))
 
 
-def _latent_text(folder: Folder, hints: Hints) -> Found:
+def _latent_text(folder: Folder) -> Found:
     weights, own = folder.weights("unet"), folder.weights("bert")
     config = unet(folder)
     sizes = folder.hinted("text_encoder", bert.bert_config(own.shapes, {}))
@@ -237,7 +234,7 @@ def _hinted(folder: Folder, part: Part) -> Part:
     return replace(part, config=folder.hinted("network", part.config))
 
 
-def _pixels(folder: Folder, hints: Hints) -> Found:
+def _pixels(folder: Folder) -> Found:
     """DDPM and its like; their scheduler says the rest."""
     config = folder.config("unet")
     part = _hinted(folder, diffusers_pixels.unet2d_part(folder.weights("unet"), config))
@@ -245,7 +242,7 @@ def _pixels(folder: Folder, hints: Hints) -> Found:
     return _finished(folder, "ddpm-cifar", {"network": part}, {"unet": part.config, "conditioning": labels, "size": config["sample_size"]})
 
 
-def _consistency(folder: Folder, hints: Hints) -> Found:
+def _consistency(folder: Folder) -> Found:
     """Process and prediction are the family's: the scheduler's config repeats them in its own terms."""
     config = folder.config("unet")
     part = _hinted(folder, diffusers_pixels.unet2d_part(folder.weights("unet"), config))
@@ -254,7 +251,7 @@ def _consistency(folder: Folder, hints: Hints) -> Found:
     return Found(spec, {"network": part}, (f"{folder.index['_class_name']} folder",))
 
 
-def _dit(folder: Folder, hints: Hints) -> Found:
+def _dit(folder: Folder) -> Found:
     config = folder.config("transformer")
     part = _hinted(folder, diffusers_pixels.dit_part(folder.weights("transformer"), config))
     stage = vae(folder)
@@ -264,7 +261,7 @@ def _dit(folder: Folder, hints: Hints) -> Found:
 
 
 # What stands in a pipeline's class name: who reads its folder. The first that fits.
-PIPELINES: dict[str, Callable[[Folder, Hints], Found]] = {
+PIPELINES: dict[str, Callable[[Folder], Found]] = {
     "StableDiffusion3": _stable_diffusion_3,
     "StableDiffusion": _stable_diffusion,
     "LatentConsistencyModel": _stable_diffusion,

@@ -105,6 +105,11 @@ def check(layout: Layout, expected: Mapping[str, Shape], weights: Weights, what:
             raise FileError(f"{what} does not fit: {source.key} has shape {shapes[0]}, expected that of {tuple(expected[name])}")
 
 
+def count(pattern: str, names: Iterable[str]) -> int:
+    """How many numbered things there are: one more than the largest number that the pattern's group finds, 0 where it finds none."""
+    return 1 + max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=-1)
+
+
 def _counted(missing: list[str], unexpected: list[str], weights: Weights) -> Iterator[str]:
     if missing:
         near = nearest(missing[0], unexpected or weights.shapes, n=1)

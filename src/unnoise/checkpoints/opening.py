@@ -12,7 +12,7 @@ from unnoise.checkpoints import families, folders
 from unnoise.checkpoints.keys import Layout
 from unnoise.checkpoints.layouts import adm, consistency, controlnet, ddpm, dit, edm, ldm, score_sde, sd3, single
 from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.specs import FIRST_STAGES, ModelSpec
+from unnoise.checkpoints.specs import FIRST_STAGES, TEXT_FIELDS, ModelSpec
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import ArgumentError, FileError, UnknownName
 from unnoise.networks.autoencoder import AutoencoderConfig
@@ -142,8 +142,7 @@ def recognise(weights: Weights, hints: Hints) -> Found:
     for one in RECOGNISERS:
         if found := one(weights, hints):
             return found
-    some = ", ".join(sorted(weights)[:3])
-    raise NoModel(f"{weights.path} is no model of a family that runs here: {len(weights)} tensors such as {some}")
+    raise NoModel(f"{weights.path} is no model of a family that runs here: {weights.some}")
 
 
 def part(path: Path, place: str) -> Part:
@@ -160,7 +159,7 @@ def part(path: Path, place: str) -> Part:
     try:
         return recognise(weights, {}).parts[place]
     except (FileError, KeyError):
-        raise FileError(f"{path} holds no {place}: {len(weights)} tensors such as {', '.join(sorted(weights)[:3])}") from None
+        raise FileError(f"{path} holds no {place}: {weights.some}") from None
 
 
 def control(path: Path, hints: Mapping[str, Any], variant: str | None = None) -> Part:
@@ -177,7 +176,7 @@ def control(path: Path, hints: Mapping[str, Any], variant: str | None = None) ->
     beside = folder / "config.json"
     found = controlnet.part(weights, folders.read_json(beside) if described and beside.is_file() else {}, hints)
     if found is None:
-        raise FileError(f"{path} is no ControlNet: {len(weights)} tensors such as {', '.join(sorted(weights)[:3])}")
+        raise FileError(f"{path} is no ControlNet: {weights.some}")
     return found
 
 
@@ -185,11 +184,10 @@ def replaced(spec: ModelSpec, place: str, part: Part) -> ModelSpec:
     """The spec with another network in a place. An autoencoder keeps the family's scale and shift. Raises FileError for other latents."""
     config = part.config
     if place != "autoencoder":
-        fields = {"text_encoder": "text", "text_encoder_2": "text_2", "text_encoder_3": "text_3"}
-        own = getattr(spec, fields[place])
+        own = getattr(spec, TEXT_FIELDS[place])
         if own is not None and own.width != config.width:
             raise FileError(f"{part.weights.path} is a text encoder of width {config.width}, {spec.name} has one of {own.width}")
-        return spec.model_copy(update={fields[place]: config})
+        return spec.model_copy(update={TEXT_FIELDS[place]: config})
     stage = spec.first_stage
     if stage is None or config.latent_channels != stage.latent_channels:
         wanted = f"{stage.latent_channels} latent channels" if stage else "no autoencoder"

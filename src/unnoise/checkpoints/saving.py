@@ -110,7 +110,7 @@ def _stage(network: nn.Module | None) -> dict[str, Tensor]:
     if network is None:
         return {}
     if not isinstance(network, Autoencoder | VQAutoencoder):
-        raise FileError("a model with a tiny autoencoder in its autoencoder's place is not saved: load it with the autoencoder of its own")
+        raise FileError(components.TINY)
     layout = first_stage.vq(network.config) if isinstance(network, VQAutoencoder) else first_stage.autoencoder(network.config)
     return _under(ldm.STAGE, keys.write(layout, network.state_dict()))
 

@@ -182,13 +182,16 @@ class ModelSpec(Strict):
             return nn.ModuleDict({place: network(config) for place, (network, config) in self.parts().items()})
 
 
+TEXT_FIELDS = {
+    "text_encoder": "text",
+    "text_encoder_2": "text_2",
+    "text_encoder_3": "text_3",
+}  # by place; other conditions have one of their own
 _PLACES = (
     ("autoencoder", "autoencoder", FIRST_STAGES),
     ("vq", "autoencoder", FIRST_STAGES),
     ("tiny", "autoencoder", FIRST_STAGES),
-    ("text", "text_encoder", TEXTS),
-    ("text_2", "text_encoder_2", TEXTS),
-    ("text_3", "text_encoder_3", TEXTS),
+    *((name, place, TEXTS) for place, name in TEXT_FIELDS.items()),
     ("bert", "text_encoder", TEXTS),
     ("class_tokens", "text_encoder", TEXTS),
 )

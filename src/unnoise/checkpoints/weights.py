@@ -122,6 +122,11 @@ class Weights:
     def bytes(self) -> int:
         return sum(math.prod(shape) * self.dtypes[name].itemsize for name, shape in self.shapes.items())
 
+    @property
+    def some(self) -> str:
+        """What there is, for a refusal."""
+        return f"{len(self)} tensors" + (f" such as {', '.join(sorted(self)[:3])}" if len(self) else "")
+
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """One tensor. dtype: what floating-point numbers become; None as stored; integers stay. Raises FileError for an unknown name."""
         if name not in self.places:

@@ -10,12 +10,11 @@ In nearly all of them a head's queries, keys and values stand together. ADM 64 h
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from unnoise.checkpoints.families import FAMILIES
-from unnoise.checkpoints.keys import Layout, Order, Shape
+from unnoise.checkpoints.keys import Layout, Order, Shape, count
 from unnoise.checkpoints.layouts import numbered, sizes
 from unnoise.checkpoints.parts import Found, Hints, Part
 from unnoise.checkpoints.specs import ModelSpec
@@ -24,6 +23,7 @@ from unnoise.errors import FileError
 from unnoise.networks.classifier import Classifier, ClassifierConfig
 from unnoise.networks.unet import UNet, UNetConfig
 
+INPUTS = r"input_blocks\.(\d+)\."
 NEW_ORDER = ("adm-64",)  # the one published model with use_new_attention_order
 DOUBLED = {6: 3, 2: 1}  # channels in of an upsampler, which also sees the small picture: those of the picture
 
@@ -95,8 +95,7 @@ def classifier_part(weights: Weights, hints: Mapping[str, Any], order: Order = "
 def classifier_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> ClassifierConfig:
     """Sizes from shapes. `hints` say the side of the pictures where the mean is pooled: no tensor depends on it."""
     blocks = hints["blocks"] if "blocks" in hints else _blocks(shapes)
-    count = _inputs(shapes)
-    starts = [f"input_blocks.{n}" for n in range(1, count, blocks + 1)]
+    starts = [f"input_blocks.{n}" for n in range(1, count(INPUTS, shapes), blocks + 1)]
     widths = tuple(shapes[f"{block}.0.out_layers.3.weight"][0] for block in starts)
     attends = "out.2.positional_embedding" in shapes
     waves = shapes["time_embed.0.weight"][1]
@@ -116,13 +115,9 @@ def classifier_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> 
     return ClassifierConfig(**{**read, **hints})
 
 
-def _inputs(shapes: Mapping[str, Shape]) -> int:
-    return 1 + max(int(match[1]) for key in shapes if (match := re.match(r"input_blocks\.(\d+)\.", key)))
-
-
 def _blocks(shapes: Mapping[str, Shape]) -> int:
     """Residual blocks a level. A residual block that halves looks like any other, but has no attention: the last run of those that do."""
-    last = _inputs(shapes) - 1
+    last = count(INPUTS, shapes) - 1
     run = 0
     while f"input_blocks.{last - run}.1.qkv.weight" in shapes:
         run += 1

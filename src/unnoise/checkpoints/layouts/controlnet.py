@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from unnoise.checkpoints.keys import Layout, Shape
+from unnoise.checkpoints.keys import Layout, Shape, count
 from unnoise.checkpoints.layouts import diffusers, numbered
 from unnoise.checkpoints.parts import Part
 from unnoise.checkpoints.weights import Weights
@@ -106,19 +106,19 @@ def _told(config: Config, read: Mapping[str, Any]) -> dict[str, Any]:
 def _hint(shapes: Mapping[str, Shape], block: str) -> tuple[int, tuple[int, ...]]:
     """(channels, widths) of the hint's convolutions: every second of them has a new width."""
     if block == "input_hint_block":
-        convs = [shapes[f"{block}.{2 * i}.weight"] for i in range(_count(rf"{block}\.(\d+)\.weight", shapes) - 1)]
+        convs = [shapes[f"{block}.{2 * i}.weight"] for i in range(count(rf"{block}\.(\d+)\.weight", shapes) // 2)]
     else:
-        blocks = _count(rf"{block}\.blocks\.(\d+)\.weight", shapes)
+        blocks = count(rf"{block}\.blocks\.(\d+)\.weight", shapes)
         convs = [shapes[f"{block}.{name}.weight"] for name in ("conv_in", *(f"blocks.{i}" for i in range(blocks)))]
     return convs[0][1], tuple(shape[0] for shape in convs[::2])
 
 
 def _numbered_sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     """A level ends where the size changes."""
-    count = _count(r"input_blocks\.(\d+)\.", shapes)
-    ends = [n for n in range(count) if f"input_blocks.{n}.0.op.weight" in shapes]
+    inputs = count(r"input_blocks\.(\d+)\.", shapes)
+    ends = [n for n in range(inputs) if f"input_blocks.{n}.0.op.weight" in shapes]
     starts = [1, *(n + 1 for n in ends)]
-    blocks = (ends[0] if ends else count) - 1
+    blocks = (ends[0] if ends else inputs) - 1
     return {
         "in_channels": shapes["input_blocks.0.0.weight"][1],
         "widths": tuple(shapes[f"input_blocks.{n}.0.out_layers.3.weight"][0] for n in starts),
@@ -131,11 +131,11 @@ def _numbered_sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def _named_sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    levels = range(_count(r"down_blocks\.(\d+)\.", shapes))
+    levels = range(count(r"down_blocks\.(\d+)\.", shapes))
     return {
         "in_channels": shapes["conv_in.weight"][1],
         "widths": tuple(shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in levels),
-        "blocks": _count(r"down_blocks\.0\.resnets\.(\d+)\.", shapes),
+        "blocks": count(r"down_blocks\.0\.resnets\.(\d+)\.", shapes),
         "depths": tuple(_depth(shapes, f"down_blocks.{i}.attentions.0") for i in levels),
         "mid_depth": _depth(shapes, "mid_block.attentions.0"),
         "pooled_width": shapes["add_embedding.linear_1.weight"][1] if "add_embedding.linear_1.weight" in shapes else 0,
@@ -151,11 +151,7 @@ def _text(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def _depth(shapes: Mapping[str, Shape], attention: str) -> int:
-    return _count(rf"{re.escape(attention)}\.transformer_blocks\.(\d+)\.", shapes)
-
-
-def _count(pattern: str, shapes: Mapping[str, Shape]) -> int:
-    return len({match[1] for key in shapes if (match := re.match(pattern, key))})
+    return count(rf"{re.escape(attention)}\.transformer_blocks\.(\d+)\.", shapes)
 
 
 def numbered_control(config: ControlNetConfig) -> Layout:
@@ -181,10 +177,10 @@ def mmdit_config(shapes: Mapping[str, Shape], config: Config, hints: Mapping[str
         "in_channels": channels,
         "patch": patch,
         "width": width,
-        "depth": _count(r"transformer_blocks\.(\d+)\.", shapes),
+        "depth": count(r"transformer_blocks\.(\d+)\.", shapes),
         "heads": config.get("num_attention_heads", max(width // 64, 1)),
         "qk_norm": "transformer_blocks.0.attn.norm_q.weight" in shapes,
-        "dual_blocks": _count(r"transformer_blocks\.(\d+)\.attn2\.to_q\.weight", shapes),
+        "dual_blocks": count(r"transformer_blocks\.(\d+)\.attn2\.to_q\.weight", shapes),
     }
     if form != "2b":
         read["pooled_width"] = pooled

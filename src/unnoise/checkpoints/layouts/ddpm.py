@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from unnoise.checkpoints.families import FAMILIES
-from unnoise.checkpoints.keys import Layout, Shape
+from unnoise.checkpoints.keys import Layout, Shape, count
 from unnoise.checkpoints.layouts import sizes
 from unnoise.checkpoints.parts import Found, Hints, Part
 from unnoise.checkpoints.weights import Weights
@@ -38,13 +37,13 @@ def unet(config: UNetConfig) -> Layout:
 
 
 def unet_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> UNetConfig:
-    levels = 1 + max(int(match[1]) for key in shapes if (match := re.match(r"down\.(\d+)\.", key)))
+    levels = count(r"down\.(\d+)\.", shapes)
     read = {
         "in_channels": shapes["conv_in.weight"][1],
         "out_channels": shapes["conv_out.weight"][0],
         "widths": tuple(shapes[f"down.{i}.block.0.conv1.weight"][0] for i in range(levels)),
         "depths": tuple(int(f"down.{i}.attn.0.q.weight" in shapes) for i in range(levels)),
-        "blocks": sum(bool(re.match(r"down\.0\.block\.\d+\.conv1\.weight$", key)) for key in shapes),
+        "blocks": count(r"down\.0\.block\.(\d+)\.", shapes),
         "context_width": 0,
     }
     return UNetConfig(**{**read, **TENSORFLOW, **hints})

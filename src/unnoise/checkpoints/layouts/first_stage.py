@@ -5,13 +5,14 @@ The way up is numbered from the largest picture, ours from the smallest.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from unnoise.checkpoints.keys import Layout, Shape
-from unnoise.networks.autoencoder import AutoencoderConfig
-from unnoise.networks.vq import VQConfig
+from unnoise.checkpoints.keys import Layout, Shape, count
+from unnoise.checkpoints.parts import Part
+from unnoise.checkpoints.weights import Weights
+from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
+from unnoise.networks.vq import VQAutoencoder, VQConfig
 
 INSIDE = {
     r"^\.conv_shortcut\.": ".nin_shortcut.",
@@ -51,12 +52,12 @@ def vq(config: VQConfig) -> Layout:
 def _sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     """Of the authors' names, or diffusers'."""
     down, block = ("down_blocks", "resnets") if "encoder.down_blocks.0.resnets.0.conv1.weight" in shapes else ("down", "block")
-    levels = 1 + max(int(match[1]) for key in shapes if (match := re.match(rf"encoder\.{down}\.(\d+)\.", key)))
+    levels = count(rf"encoder\.{down}\.(\d+)\.", shapes)
     return {
         "in_channels": shapes["encoder.conv_in.weight"][1],
         "latent_channels": shapes["decoder.conv_in.weight"][1],
         "widths": tuple(shapes[f"encoder.{down}.{i}.{block}.0.conv1.weight"][0] for i in range(levels)),
-        "blocks": len({match[1] for key in shapes if (match := re.match(rf"encoder\.{down}\.0\.{block}\.(\d+)\.", key))}),
+        "blocks": count(rf"encoder\.{down}\.0\.{block}\.(\d+)\.", shapes),
     }
 
 
@@ -67,3 +68,14 @@ def autoencoder_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) ->
 
 def vq_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> VQConfig:
     return VQConfig(**{**_sizes(shapes), "codes": shapes["quantize.embedding.weight"][0], **hints})
+
+
+def part(own: Weights, hints: Mapping[str, Any]) -> Part | None:
+    """The autoencoder of these keys; None where there is none."""
+    if "decoder.conv_in.weight" not in own:
+        return None
+    if "quantize.embedding.weight" in own:
+        sizes = vq_config(own.shapes, hints)
+        return Part(VQAutoencoder, sizes, vq(sizes), own)
+    config = autoencoder_config(own.shapes, hints)
+    return Part(Autoencoder, config, autoencoder(config), own)

@@ -17,13 +17,12 @@ from unnoise.checkpoints import schedulers
 from unnoise.checkpoints.families import FAMILIES, resized
 from unnoise.checkpoints.layouts import bert, first_stage, numbered, texts
 from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.specs import ModelSpec, ScheduleSpec
+from unnoise.checkpoints.specs import TEXT_FIELDS, ModelSpec, ScheduleSpec
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError
 from unnoise.networks.autoencoder import Autoencoder
 from unnoise.networks.bert import BertEncoder
 from unnoise.networks.labels import ClassTokens, ClassTokensConfig
-from unnoise.networks.text import CLIPTextEncoder
 from unnoise.networks.unet import UNet, UNetConfig
 from unnoise.networks.vq import VQAutoencoder
 
@@ -41,7 +40,8 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     family, told = _family(weights, unet)
     family = hints.get("file", {}).get("family", family)
     config = numbered.unet_config(unet.shapes, {**_heads(family, unet), **hints.get("network", {})})
-    parts = {"network": _network(weights, unet, config, family, hints), **_stage(weights, hints), **texts_found}
+    stage = first_stage.part(weights.prefixed(STAGE), hints.get("autoencoder", {}))
+    parts = {"network": _network(weights, unet, config, family, hints), **({"autoencoder": stage} if stage else {}), **texts_found}
     spec, more = _schedule(weights, resized(FAMILIES[family], _fields(parts)))
     if config.guidance_width:
         spec = spec.model_copy(update=schedulers.distilled("LCMScheduler", spec, spec.prediction))
@@ -54,7 +54,7 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
 
 def _fields(parts: Mapping[str, Part]) -> dict[str, Any]:
     """The spec's fields that the file's own networks replace."""
-    names = {"network": "unet", "text_encoder": "text", "text_encoder_2": "text_2"}
+    names = {"network": "unet", **TEXT_FIELDS}
     own = {BertEncoder: "bert", ClassTokens: "class_tokens", VQAutoencoder: "vq", Autoencoder: "autoencoder"}
     fields = {own.get(part.network, names.get(place, place)): part.config for place, part in parts.items()}  # pyright: ignore[reportArgumentType]
     other = {"vq": "autoencoder", "autoencoder": "vq"}
@@ -110,17 +110,6 @@ def _heads(family: str, unet: Weights) -> dict[str, Any]:
     return {"head_width": row.head_width, "heads": row.heads}
 
 
-def _stage(weights: Weights, hints: Hints) -> dict[str, Part]:
-    stage, asked = weights.prefixed(STAGE), hints.get("autoencoder", {})
-    if "quantize.embedding.weight" in stage:
-        config = first_stage.vq_config(stage.shapes, asked)
-        return {"autoencoder": Part(VQAutoencoder, config, first_stage.vq(config), stage)}
-    if "decoder.conv_in.weight" not in stage:
-        return {}
-    config = first_stage.autoencoder_config(stage.shapes, asked)
-    return {"autoencoder": Part(Autoencoder, config, first_stage.autoencoder(config), stage)}
-
-
 def _texts(weights: Weights, hints: Hints) -> dict[str, Part]:
     first, second = hints.get("text_encoder", {}), hints.get("text_encoder_2", {})
     if f"{CLASSES}weight" in weights:
@@ -133,26 +122,16 @@ def _texts(weights: Weights, hints: Hints) -> dict[str, Part]:
         return {"text_encoder": Part(BertEncoder, config, bert.bert(config), own)}
     found = {}
     for prefix, place, hint in ((CLIP, "text_encoder", first), (XL_CLIP, "text_encoder", first)):
-        if f"{prefix}text_model.embeddings.token_embedding.weight" in weights:
-            found[place] = clip_part(weights.prefixed(prefix), hint)
+        if any(f"{prefix}{front}embeddings.token_embedding.weight" in weights for front in ("text_model.", "")):  # "": old merges
+            found[place] = texts.clip_part(weights.prefixed(prefix), hint)
     for prefix, place, hint in (
         (OPEN_CLIP, "text_encoder", first),
         (REFINER_OPEN_CLIP, "text_encoder", first),
         (XL_OPEN_CLIP, "text_encoder_2", second),
     ):
         if f"{prefix}token_embedding.weight" in weights:
-            found[place] = open_clip_part(weights.prefixed(prefix), hint)
+            found[place] = texts.open_clip_part(weights.prefixed(prefix), hint)
     return found
-
-
-def clip_part(own: Weights, hint: Mapping[str, Any]) -> Part:
-    config = texts.clip_config(own.shapes, hint)
-    return Part(CLIPTextEncoder, config, texts.clip(config), own)
-
-
-def open_clip_part(own: Weights, hint: Mapping[str, Any]) -> Part:
-    config = texts.open_clip_config(own.shapes, hint)
-    return Part(CLIPTextEncoder, config, texts.open_clip(config), own)
 
 
 def _schedule(weights: Weights, spec: ModelSpec) -> tuple[ModelSpec, list[str]]:

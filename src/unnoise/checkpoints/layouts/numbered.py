@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from unnoise.checkpoints.keys import Layout, Order, Shape
+from unnoise.checkpoints.keys import Layout, Order, Shape, count
 from unnoise.networks.unet import UNetConfig
 
 INSIDE = {
@@ -29,6 +29,7 @@ INSIDE = {
     r"\.ff\.proj\.": ".ff.net.0.proj.",
     r"\.ff\.out\.": ".ff.net.2.",
 }
+UP = r"^output_blocks\.(\d+)\.0\.in_layers\.0\.weight$"  # a residual block on the way up
 # In a transformer block norm1 and norm2 are layer norms and stay as they are; its paths begin otherwise, so INSIDE leaves them alone.
 
 
@@ -89,7 +90,7 @@ def unet(config: UNetConfig, order: Order = "qkv head d") -> Layout:
 def unet_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> UNetConfig:
     """Sizes from shapes. Heads, group counts and whether twice the channels out are a variance cannot be read there: `hints` say them."""
     first, blocks = shapes["input_blocks.0.0.weight"], _blocks(shapes)
-    levels = (1 + max(int(n) for n in _found(r"^output_blocks\.(\d+)\.0\.in_layers\.0\.weight$", shapes))) // (blocks + 1)
+    levels = count(UP, shapes) // (blocks + 1)
     heads_of_levels = [f"input_blocks.{1 + i * (blocks + 1)}" for i in range(levels)]
     widths = tuple(shapes[f"{block}.0.out_layers.3.weight"][0] for block in heads_of_levels)
     read = {
@@ -105,24 +106,20 @@ def unet_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> UNetCo
         "guidance_width": shapes["time_embed.cond_proj.weight"][1] if "time_embed.cond_proj.weight" in shapes else 0,
         "num_classes": shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else 0,
         "scale_shift": shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
-        "resample": "residual" if _found(r"^output_blocks\.(\d+)\.[12]\.in_layers", shapes) else "conv",
+        "resample": "residual" if count(r"^output_blocks\.(\d+)\.[12]\.in_layers", shapes) else "conv",
     }
     return UNetConfig(**{**read, **hints})
 
 
 def _blocks(shapes: Mapping[str, Shape]) -> int:
     """Residual blocks a level on the way down: on the way up, the first level's last block is the first that changes the size."""
-    ends = [int(n) for n in _found(r"^output_blocks\.(\d+)\.[12]\.(?:conv|in_layers\.0)\.weight$", shapes)]
-    count = 1 + max(int(n) for n in _found(r"^output_blocks\.(\d+)\.0\.in_layers\.0\.weight$", shapes))
-    return min(ends) if ends else count - 1
+    resizes = r"^output_blocks\.(\d+)\.[12]\.(?:conv|in_layers\.0)\.weight$"
+    ends = [int(found[1]) for key in shapes if (found := re.match(resizes, key))]
+    return min(ends) if ends else count(UP, shapes) - 1
 
 
 def _depth(shapes: Mapping[str, Shape], attention: str) -> int:
     """Transformer blocks of an attention; 1 for attention among pixels."""
     if f"{attention}.qkv.weight" in shapes:
         return 1
-    return len(set(_found(rf"^{re.escape(attention)}\.transformer_blocks\.(\d+)\.", shapes)))
-
-
-def _found(pattern: str, shapes: Mapping[str, Shape]) -> list[str]:
-    return [match[1] for key in shapes if (match := re.match(pattern, key))]
+    return count(rf"^{re.escape(attention)}\.transformer_blocks\.(\d+)\.", shapes)

@@ -12,11 +12,7 @@ from unnoise.checkpoints.layouts import first_stage as stages
 from unnoise.checkpoints.parts import Part
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError
-from unnoise.networks.autoencoder import Autoencoder
-from unnoise.networks.t5 import T5Encoder
 from unnoise.networks.taesd import TinyAutoencoder, TinyAutoencoderConfig
-from unnoise.networks.text import CLIPTextEncoder
-from unnoise.networks.vq import VQAutoencoder
 
 CLIP_L = 768  # its width
 SEEING = ("visual.", "vision_model.", "visual_projection.")  # CLIP's other half
@@ -30,12 +26,8 @@ def first_stage(weights: Weights, place: str) -> Part | None:
     named = "decoder.mid_block.resnets.0.conv1.weight" in own
     if not named and "decoder.mid.attn_1.q.weight" not in own:
         return None
-    layout = diffusers.autoencoder(own.shapes) if named else None
-    if "quantize.embedding.weight" in own:
-        config = stages.vq_config(own.shapes, {})
-        return Part(VQAutoencoder, config, layout or stages.vq(config), own)
-    config = stages.autoencoder_config(own.shapes, {})
-    return Part(Autoencoder, config, layout or stages.autoencoder(config), own)
+    found = stages.part(own, {})
+    return replace(found, layout=diffusers.autoencoder(own.shapes)) if found and named else found
 
 
 def text(weights: Weights, place: str) -> Part | None:
@@ -46,19 +38,17 @@ def text(weights: Weights, place: str) -> Part | None:
     if place == "text_encoder_3":
         if "encoder.block.0.layer.0.SelfAttention.q.weight" not in weights:
             return None
-        return Part(T5Encoder, texts.t5_config(weights.shapes, {}), texts.t5(weights.shapes), weights)
+        return texts.t5_part(weights, {})
     if not place.startswith("text_encoder"):
         return None
     own = replace(weights, places={name: at for name, at in weights.places.items() if not name.startswith(SEEING)})
     if "transformer.resblocks.0.attn.in_proj_weight" in own:
-        config = texts.open_clip_config(own.shapes, {})
-        return Part(CLIPTextEncoder, config, texts.open_clip(config), own)
+        return texts.open_clip_part(own, {})
     front = next((front for front in ("text_model.", "") if f"{front}embeddings.token_embedding.weight" in own), None)
     if front is None:
         return None
     width = own.shapes[f"{front}embeddings.token_embedding.weight"][1]
-    config = texts.clip_config(own.shapes, {"projection": 0} if width <= CLIP_L else {})
-    return Part(CLIPTextEncoder, config, texts.clip(config, bare=not front), own)
+    return texts.clip_part(own, {"projection": 0} if width <= CLIP_L else {})
 
 
 # The tiny autoencoders (TAESD)

@@ -6,15 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from unnoise.checkpoints.keys import Layout, Shape
-from unnoise.networks.t5 import T5Config
-from unnoise.networks.text import CLIPTextConfig
+from unnoise.checkpoints.keys import Layout, Shape, count
+from unnoise.checkpoints.parts import Part
+from unnoise.checkpoints.weights import Weights
+from unnoise.networks.t5 import T5Config, T5Encoder
+from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
 
 IGNORED = r"position_ids$|^logit_scale$|^attn_mask$"
-
-
-def _count(pattern: str, shapes: Mapping[str, Shape]) -> int:
-    return 1 + max((int(match[1]) for key in shapes if (match := re.match(pattern, key))), default=-1)
 
 
 def clip(config: CLIPTextConfig, *, bare: bool = False) -> Layout:
@@ -31,7 +29,7 @@ def clip_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> CLIPTe
         "vocab": vocab,
         "length": shapes[f"{front}embeddings.position_embedding.weight"][0],
         "width": width,
-        "layers": _count(rf"{re.escape(front)}encoder\.layers\.(\d+)\.", shapes),
+        "layers": count(rf"{re.escape(front)}encoder\.layers\.(\d+)\.", shapes),
         "heads": max(width // 64, 1),
         "mlp": shapes[f"{front}encoder.layers.0.mlp.fc1.weight"][0],
         "activation": "gelu" if width > 768 else "quick_gelu",
@@ -39,6 +37,12 @@ def clip_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> CLIPTe
         "end_token": vocab - 1,
     }
     return CLIPTextConfig(**{**read, **hints})
+
+
+def clip_part(own: Weights, hints: Mapping[str, Any]) -> Part:
+    """With "text_model." in front of the keys or without, as transformers 5 and old merges have it."""
+    config, bare = clip_config(own.shapes, hints), "embeddings.token_embedding.weight" in own
+    return Part(CLIPTextEncoder, config, clip(config, bare=bare), own)
 
 
 def open_clip(config: CLIPTextConfig) -> Layout:
@@ -67,7 +71,7 @@ def open_clip_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> C
         "vocab": vocab,
         "length": shapes["positional_embedding"][0],
         "width": width,
-        "layers": _count(r"transformer\.resblocks\.(\d+)\.", shapes),
+        "layers": count(r"transformer\.resblocks\.(\d+)\.", shapes),
         "heads": max(width // 64, 1),
         "mlp": shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
         "activation": "gelu",
@@ -75,6 +79,11 @@ def open_clip_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> C
         "end_token": vocab - 1,
     }
     return CLIPTextConfig(**{**read, **hints})
+
+
+def open_clip_part(own: Weights, hints: Mapping[str, Any]) -> Part:
+    config = open_clip_config(own.shapes, hints)
+    return Part(CLIPTextEncoder, config, open_clip(config), own)
 
 
 def t5(shapes: Mapping[str, Shape]) -> Layout:
@@ -90,13 +99,17 @@ def t5_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> T5Config
     read = {
         "vocab": table[0],
         "width": table[1],
-        "layers": _count(r"encoder\.block\.(\d+)\.", shapes),
+        "layers": count(r"encoder\.block\.(\d+)\.", shapes),
         "heads": heads,
         "head_width": shapes[f"{first}.0.SelfAttention.q.weight"][0] // heads,
         "mlp": shapes[f"{first}.1.DenseReluDense.wi_0.weight"][0],
         "buckets": buckets,
     }
     return T5Config(**{**read, **hints})
+
+
+def t5_part(own: Weights, hints: Mapping[str, Any]) -> Part:
+    return Part(T5Encoder, t5_config(own.shapes, hints), t5(own.shapes), own)
 
 
 def same() -> Layout:
