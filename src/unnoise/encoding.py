@@ -27,7 +27,7 @@ from unnoise.networks.drafts import condition
 from unnoise.networks.layers import timestep_embedding
 from unnoise.networks.text import CLIPTextEncoder, TextStates
 from unnoise.networks.tokenizers import Tokenizer
-from unnoise.prompts import Chunked
+from unnoise.prompts import Chunked, Piece
 
 T5_LENGTH = 77  # tokens at least, as in the authors' code, which cuts nothing
 
@@ -94,27 +94,27 @@ class Encoder:
             raise ArgumentError(f"this {self.spec.name} has no {place}: load it with parts={{{place!r}: FILE}}")
         return self.networks[place]
 
-    def chunked(self, place: str, want: Wanted) -> Chunked:
-        """The prompt as ids, in as many rows as it takes."""
-        text = want.text or ""
-        pieces = prompts.parse(text) if want.weights else [prompts.Piece(text, 1.0)]
-        return prompts.chunk(pieces, self.tokenizers[place])
-
-    def dropped(self, text: str, t5_length: int | None) -> int:
+    def dropped(self, want: Wanted) -> int:
         """Text tokens that the model never sees: only encoders of a fixed length drop any."""
         kind, tokenizer = self.spec.conditioning, self.tokenizers.get("text_encoder")
         if kind in ("draft", "bert") and tokenizer is not None:
-            return tokenizer([text]).dropped[0]
-        if kind == "sd3" and t5_length and "text_encoder_3" in self.tokenizers:
-            return max(0, len([id for group in self.tokenizers["text_encoder_3"].groups(text) for id in group]) + 1 - t5_length)
+            return tokenizer([want.text or ""]).dropped[0]
+        if kind == "sd3" and want.t5_length and "text_encoder_3" in self.tokenizers:
+            return max(0, len(_t5_tokens(self, want)) + 1 - want.t5_length)  # and the end
         return 0
 
     def states(self, place: str, want: Wanted, take: Callable[[CLIPTextEncoder, TextStates], Tensor]) -> tuple[Tensor, TextStates]:
         """What `take` picks of the encoder's states, weighted, all chunks in one row (1, k n, width); and the states of the chunks."""
-        encoder, chunks = self.need(place), self.chunked(place, want)
+        encoder, chunks = self.need(place), prompts.chunk(_pieces(want), self.tokenizers[place])
         states = encoder(chunks.ids.to(self.device), self.words.get(place))
         taken = prompts.weighted(take(encoder, states), chunks.weights.to(self.device))  # pyright: ignore[reportArgumentType]
         return taken.flatten(0, 1)[None], states
+
+
+def _pieces(want: Wanted) -> list[Piece]:
+    """The prompt's text with its weights; without them brackets are text."""
+    text = want.text or ""
+    return prompts.parse(text) if want.weights else [Piece(text, 1.0)]
 
 
 def _filled(row: Cond, length: int, longest: int) -> Cond:
@@ -203,12 +203,16 @@ def _t5(encoder: Encoder, want: Wanted, width: int) -> Tensor:
     return prompts.weighted(encoder.networks["text_encoder_3"](chunks.ids.to(encoder.device)), chunks.weights.to(encoder.device)).to(dtype)
 
 
+def _t5_tokens(encoder: Encoder, want: Wanted) -> list[tuple[int, float]]:
+    """The prompt's ids and their weights, all of them; T5 has no chunks to break."""
+    tokenizer = encoder.tokenizers["text_encoder_3"]
+    plain = [piece for piece in _pieces(want) if piece != (prompts.BREAK, -1)]
+    return [(id, piece.weight) for piece in plain for group in tokenizer.groups(piece.text) for id in group]
+
+
 def t5_chunk(encoder: Encoder, want: Wanted) -> Chunked:
     """The prompt as one row of T5's ids."""
-    tokenizer, text = encoder.tokenizers["text_encoder_3"], want.text or ""
-    pieces = prompts.parse(text) if want.weights else [prompts.Piece(text, 1.0)]
-    plain = [piece for piece in pieces if piece != (prompts.BREAK, -1)]
-    pairs = [(id, piece.weight) for piece in plain for group in tokenizer.groups(piece.text) for id in group]
+    tokenizer, pairs = encoder.tokenizers["text_encoder_3"], _t5_tokens(encoder, want)
     pairs = pairs[: want.t5_length - 1] if want.t5_length else pairs
     row = [*pairs, (tokenizer.end, 1.0)]
     row += [(tokenizer.pad, 1.0)] * ((want.t5_length or T5_LENGTH) - len(row))

@@ -279,14 +279,15 @@ class Model:
         )
         if decoded.dtype != self.dtype and self.spec.first_stage:
             records = [{**record, "decoded_in": str(decoded.dtype).removeprefix("torch.")} for record in records]
-        pictures = [pixels.picture(row) for row in pixels.unit(decoded.pictures)]
+        exact = pixels.unit(decoded.pictures)
+        pictures = [pixels.picture(row) for row in exact]
         if given.mask is not None and given.image is not None:
             pictures = [pixels.composed(*parts) for parts in zip(pictures, given.image, given.mask, strict=True)]
         pictures, records = self._judged(pictures, records, asked)
         if asked.output_type == "pil":
             return Result(pictures, latents, list(asked.seeds), records)
-        changed = given.mask is not None or any(record.get("safety_checker") == "flagged" for record in records)
-        exact = torch.stack([pixels.tensor(picture) for picture in pictures]) if changed else pixels.unit(decoded.pictures)
+        if given.mask is not None or any(record.get("safety_checker") == "flagged" for record in records):
+            exact = torch.stack([pixels.tensor(picture) for picture in pictures])
         images = exact if asked.output_type == "pt" else exact.permute(0, 2, 3, 1).cpu().numpy()
         return Result(images, latents, list(asked.seeds), records)
 
@@ -362,8 +363,7 @@ class Model:
 
     def _dropped(self, asked: Request) -> list[dict[str, int]]:
         """Of each picture how many text tokens the model never saw; nothing where all fitted."""
-        both = zip(asked.prompts, asked.negative_prompts, strict=True)
-        cuts = [sum(self.encode.dropped(text or "", asked.get("max_sequence_length")) for text in pair) for pair in both]
+        cuts = [sum(map(self.encode.dropped, pair)) for pair in zip(*self.trajectories.wanted(asked), strict=True)]
         return [{"dropped_tokens": cut} if cut else {} for cut in cuts]
 
     def save(self, path: str | Path, layout: str | None = None) -> None:

@@ -125,6 +125,8 @@ MORE: dict[str, Any] = {
     "safety": "black",
 }
 
+PAIRS = ("original_size", "crops_coords_top_left", "target_size")  # whole numbers, the vertical one first
+
 # The kinds of conditioning that read an argument, and how the refusal names their models; all others read what is not here.
 _CLIPS, _SIZED, _TEXTS = ("clip", "clip_penultimate", "sdxl", "refiner", "sd3"), ("sdxl", "refiner"), ("draft", "bert")
 READ_BY: dict[str, tuple[tuple[str, ...], str]] = {
@@ -233,26 +235,30 @@ def _labels(spec: ModelSpec, given: int | Sequence[int] | None, classes: int) ->
 
 def _more(given: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     """Checked, and only those that differ from their defaults."""
-    checks: dict[str, Any] = {
-        "strength": lambda value: _number("strength", value, 0, 1),
-        "classifier_scale": lambda value: _number("classifier_scale", value, 0, 1000),
-        "skip_layer_guidance_scale": lambda value: _number("skip_layer_guidance_scale", value, 0, 100),
-        "skip_layer_guidance_start": lambda value: _number("skip_layer_guidance_start", value, 0, 1),
-        "skip_layer_guidance_stop": lambda value: _number("skip_layer_guidance_stop", value, 0, 1),
-        "clip_skip": lambda value: _whole("clip_skip", value, 0, 100),
-        "aesthetic_score": lambda value: _number("aesthetic_score", value, 0, 10),
-        "negative_aesthetic_score": lambda value: _number("negative_aesthetic_score", value, 0, 10),
-        "denoising_start": lambda value: _number("denoising_start", value, 0, 1),
-        "denoising_end": lambda value: _number("denoising_end", value, 0, 1),
-        "max_sequence_length": lambda value: _whole("max_sequence_length", value, 1, 512),
-        "safety": lambda value: _name("safety", value, SAFETY),
-        "prompt_weights": _switch,
+    numbers = {
+        "strength": (_number, 0, 1),
+        "classifier_scale": (_number, 0, 1000),
+        "skip_layer_guidance_scale": (_number, 0, 100),
+        "skip_layer_guidance_start": (_number, 0, 1),
+        "skip_layer_guidance_stop": (_number, 0, 1),
+        "clip_skip": (_whole, 0, 100),
+        "aesthetic_score": (_number, 0, 10),
+        "negative_aesthetic_score": (_number, 0, 10),
+        "denoising_start": (_number, 0, 1),
+        "denoising_end": (_number, 0, 1),
+        "max_sequence_length": (_whole, 1, 512),
     }
-    pairs = {
-        name: _pair(name, given[name]) for name in ("original_size", "crops_coords_top_left", "target_size") if given.get(name) is not None
-    }
-    absent = {name for name, value in given.items() if value is None and MORE[name] is None}
-    checked = {name: checks[name](value) if name in checks and name not in absent else value for name, value in given.items()} | pairs
+    _name("safety", given["safety"], SAFETY)
+    _switch("prompt_weights", given["prompt_weights"])
+    checked = dict(given)
+    for name, value in given.items():
+        if value is None and MORE[name] is None:
+            continue
+        if name in numbers:
+            check, low, high = numbers[name]
+            checked[name] = check(name, value, low, high)
+        elif name in PAIRS and value is not None:
+            checked[name] = _pair(name, value)
     return tuple((name, value) for name, value in checked.items() if value is not None and value != MORE[name])
 
 
@@ -266,10 +272,9 @@ def _layers(spec: ModelSpec, given: Any) -> list[int] | None:
     return [_whole("skip_guidance_layers", layer, 0, spec.mmdit.depth - 1) for layer in given]
 
 
-def _switch(value: Any) -> bool:
+def _switch(name: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise ArgumentError(f"got prompt_weights {value!r}: expected True or False")
-    return value
+        raise ArgumentError(f"got {name} {value!r}: expected True or False")
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:

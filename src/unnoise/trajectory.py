@@ -107,7 +107,7 @@ class Trajectories:
         x = self._state(plan, asked, unit, x0, given)
         asked_of: Denoiser = self._skipping(denoiser, asked, plan) if asked.get("skip_guidance_layers") else denoiser
         if given.classifier is not None:
-            asked_of = ClassifierGuided(denoiser, self.schedule, given.classifier, asked.get("classifier_scale"))
+            asked_of = ClassifierGuided(asked_of, self.schedule, given.classifier, asked.get("classifier_scale"))
         if given.mask is None or x0 is None or "mask" in self.spec.extra_channels:
             return Run(x, plan, noise, cond), asked_of
         mask = _to_latents(given.mask, x).to(self.device)
@@ -146,16 +146,20 @@ class Trajectories:
 
     def guidance(self, asked: Request) -> Guidance:
         """Both sides of every picture, encoded together so that they have as many tokens."""
-        n = len(asked.prompts)
-        positive = [self._wanted(asked, text, label) for text, label in zip(asked.prompts, asked.labels, strict=True)]
+        n, (positive, negative) = len(asked.prompts), self.wanted(asked)
         told = self.spec.unet is not None and self.spec.unet.guidance_width > 0  # the network itself, and it answers guided
         if asked.guidance_scale == 1 or told:
             both = self.encode(positive)
             both = replace(both, guidance=torch.full((n,), asked.guidance_scale, device=self.device)) if told else both
             return guidance(both, both, 1.0)
-        both = self.encode([*positive, *(self._wanted(asked, text, None, negative=True) for text in asked.negative_prompts)])
+        both = self.encode([*positive, *negative])
         options = {"rescale": asked.guidance_rescale, "interval": asked.guidance_interval}
         return guidance(both.rows(0, n), both.rows(n, 2 * n), asked.guidance_scale, **options)
+
+    def wanted(self, asked: Request) -> tuple[list[Wanted], list[Wanted]]:
+        """Both sides of every picture in words."""
+        positive = [self._wanted(asked, text, label) for text, label in zip(asked.prompts, asked.labels, strict=True)]
+        return positive, [self._wanted(asked, text, None, negative=True) for text in asked.negative_prompts]
 
     def _wanted(self, asked: Request, text: str | None, label: int | None, *, negative: bool = False) -> Wanted:
         size = (asked.height, asked.width)

@@ -30,7 +30,7 @@ def models(shared, tmp_path_factory) -> dict[str, Model]:
             tiny.saved(name, shared, folder)
         return unnoise.load(folder)
 
-    return {name: made(name) for name in ("sd1", "sdxl", "refiner")}
+    return {name: made(name) for name in ("sd1", "sdxl", "refiner", "sd3")}
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
@@ -45,6 +45,14 @@ def test_a_long_prompt_changes_nothing_beside_it(models, name):
 def test_every_end_of_a_long_prompt_is_heard(models):
     drawn = [models["sd1"].generate(LONG + end, output_type="latent", **SMALL).latents for end in ("cat", "dog")]
     assert not torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("prompt, text", [("(a:1.2) (b:1.3)", "a b"), ("a b " * 20, "a b " * 20)])
+def test_only_text_that_t5_never_sees_is_dropped(models, prompt, text):
+    """Seven tokens fit beside the end; marks of weights are no text."""
+    made = models["sd3"].generate(prompt, max_sequence_length=8, output_type="latent", **{**SMALL, "num_inference_steps": 1})
+    count = sum(map(len, models["sd3"].tokenizers["text_encoder_3"].groups(text)))
+    assert made.metadata[0].get("dropped_tokens", 0) == max(0, count - 7)
 
 
 def test_the_autoencoder_has_the_scale_of_its_family(models):
