@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,19 @@ def pair(name: str, shared: Path, folder: Path) -> Pair:
     torch.manual_seed(0)
     pipe = tiny.saved(name, shared, folder)
     return Pair(pipe, unnoise.load(folder, dtype="float32", device="cpu"), folder)
+
+
+Pairs = Callable[[str], Pair]
+
+
+def once(shared: Path, folders: pytest.TempPathFactory) -> Pairs:
+    """A pair by its name, made when it is first asked for."""
+
+    @functools.cache
+    def get(name: str) -> Pair:
+        return pair(name, shared, folders.mktemp(name))
+
+    return get
 
 
 def theirs(pipe: Any, prompt: Any = PROMPT, **arguments: Any) -> Tensor:

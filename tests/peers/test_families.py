@@ -17,7 +17,7 @@ from torch import Tensor
 
 import unnoise
 from peers import tiny
-from peers.families import LEADING, NEGATIVE, PROMPT, TRAILING, Pair, as_noisy, close, draws, feed, half, ours, pair, picture, theirs
+from peers.families import LEADING, NEGATIVE, PROMPT, TRAILING, Pair, Pairs, as_noisy, close, draws, feed, half, once, ours, picture, theirs
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError
 
@@ -30,21 +30,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
-Pairs = Callable[[str], Pair]
 CFG = {"num_inference_steps": 10, "guidance_scale": 5.0}
 COMMON = {**CFG, "negative_prompt": NEGATIVE}
 
 
 @pytest.fixture(scope="session")
 def pairs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pairs:
-    made: dict[str, Pair] = {}
-
-    def get(name: str) -> Pair:
-        if name not in made:
-            made[name] = pair(name, shared, tmp_path_factory.mktemp(name))
-        return made[name]
-
-    return get
+    return once(shared, tmp_path_factory)
 
 
 # Components

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from peers import tiny
 from unnoise.checkpoints import adapters, embeddings, keys
 from unnoise.checkpoints.layouts import diffusers as layouts
 from unnoise.checkpoints.weights import Weights
 from unnoise.conditioning import Cond
-from unnoise.networks.mmdit import MMDiT, MMDiTConfig
+from unnoise.networks.mmdit import MMDiT
 from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
 from unnoise.networks.unet import UNet, UNetConfig
 
@@ -146,22 +147,7 @@ SD3 += ["norm1.linear", "norm1_context.linear", "norm_out.linear", "proj_out", "
 @torch.no_grad()
 def test_stable_diffusion_3(dora: bool, tmp_path: Path) -> None:
     """Separate matrices there are rows of a joint one here, and two modulations have their halves exchanged."""
-    given = {"width": 32, "depth": 3, "heads": 2, "context_width": 12, "pooled_width": 10, "positions": 12}
-    config = MMDiTConfig(in_channels=4, qk_norm=True, dual_blocks=2, **given)
-    peer = diffusers.SD3Transformer2DModel(
-        sample_size=16,
-        in_channels=4,
-        out_channels=4,
-        num_layers=3,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=12,
-        caption_projection_dim=32,
-        pooled_projection_dim=10,
-        pos_embed_max_size=12,
-        dual_attention_layers=(0, 1),
-        qk_norm="rms_norm",
-    )
+    peer, config = tiny.joint(qk_norm=True, dual=2)
     mine = filled(MMDiT(config), layouts.mmdit(config), randomised(peer))
     lora = peft.LoraConfig(r=3, lora_alpha=5, target_modules=SD3, init_lora_weights=False, use_dora=dora)
     peer.add_adapter(lora)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from torch import nn
 
 import unnoise
 from networks import golden, golden_pixels
-from peers.families import PROMPT, Pair, half, pair, picture
+from peers.families import PROMPT, Pairs, half, once, picture
 from unnoise.model import Model
 from unnoise.networks.text import CLIPTextEncoder
 
 pytest.importorskip("diffusers")
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
-Pairs = Callable[[str], Pair]
 HOW: dict[str, Any] = {"num_inference_steps": 2, "seed": 1, "output_type": "pt"}
 # What the tiny networks' shapes do not show, and published ones have as their family has
 HINTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -35,14 +33,7 @@ HINTS |= {"inpainting": HINTS["sd1"], "lcm": HINTS["sd1"], "refiner": HINTS["sd2
 
 @pytest.fixture(scope="module")
 def pairs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pairs:
-    made: dict[str, Pair] = {}
-
-    def get(name: str) -> Pair:
-        if name not in made:
-            made[name] = pair(name, shared, tmp_path_factory.mktemp(name))
-        return made[name]
-
-    return get
+    return once(shared, tmp_path_factory)
 
 
 @pytest.fixture

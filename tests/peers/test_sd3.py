@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.golden_sd3 import Golden, read
+from peers import tiny
 from peers.replay import replay
 from unnoise.checkpoints.keys import Layout
 from unnoise.checkpoints.layouts import diffusers as layouts
@@ -24,8 +22,9 @@ from unnoise.diffusion.grids import grid
 from unnoise.diffusion.guidance import Guidance, Guided, guidance
 from unnoise.diffusion.sampling import initial, plan
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
-from unnoise.networks.mmdit import MMDiT, MMDiTConfig, SkipLayers
+from unnoise.networks.mmdit import MMDiT, SkipLayers
 from unnoise.runtime.denoise import NetworkDenoiser
+from unnoise.runtime.skip_layers import SkipLayerGuided, window
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,34 +46,17 @@ def prompts(found: Golden) -> Guidance:
     return guidance(rows.rows(0, 1), rows.rows(1, 2), found.record["sampling"]["cfg_scale"])
 
 
-@dataclass(frozen=True)
-class SkipLayerGuided:
-    """At some times, away from the network without some of its blocks."""
-
-    guided: Callable[..., Any]
-    strong: Callable[..., Any]
-    weak: Callable[..., Any]
-    scale: float
-    times: list[float]
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Guidance) -> Tensor:
-        x0 = self.guided(x, t, cond)
-        if float(t[0]) not in self.times:
-            return x0
-        return x0 + self.scale * (self.strong(x, t, cond.positive) - self.weak(x, t, cond.positive))
-
-
 def guide(found: Golden, mmdit: MMDiT) -> Guided | SkipLayerGuided:
     """Classifier-free guidance, and skip-layer guidance where it was recorded. Its authors count in shares of the steps, ends excluded."""
     guided = Guided(denoiser(mmdit), SCHEDULE, predictions.flow)
     sampling = found.record["sampling"]
-    skip, steps = sampling["slg"], sampling["steps"]
+    skip, times = sampling["slg"], recorded_times(found).tolist()
     if skip is None:
         return guided
-    active = [float(t) for k, t in enumerate(recorded_times(found)) if skip["start"] * steps < k < skip["end"] * steps]
-    assert len(active) == 4
+    low, high = window(times, skip["start"], skip["end"])
+    assert sum(low < t <= high for t in times) == 4
     weak = SkipLayers(mmdit, skip["layers"])
-    return SkipLayerGuided(guided, denoiser(mmdit), denoiser(weak), skip["scale"], active)
+    return SkipLayerGuided(guided, denoiser(mmdit), denoiser(weak), skip["scale"], (low, high))
 
 
 @pytest.fixture(scope="module", params=["mmdit_medium", "mmdit_medium35"])
@@ -130,23 +112,8 @@ def shared_with(peer: nn.Module, layout: Layout, config: Any, network: Any) -> A
 @pytest.mark.parametrize(("qk_norm", "dual"), [(False, 0), (True, 0), (True, 2)], ids=["medium", "large-3.5", "medium-3.5"])
 @torch.no_grad()
 def test_diffusers(qk_norm: bool, dual: int, size: tuple[int, int]) -> None:
-    diffusers: ModuleType = pytest.importorskip("diffusers")
-    given = {"width": 32, "depth": 3, "heads": 2, "context_width": 12, "pooled_width": 10, "positions": 12}
-    config = MMDiTConfig(in_channels=4, qk_norm=qk_norm, dual_blocks=dual, **given)
-    peer = diffusers.SD3Transformer2DModel(
-        sample_size=16,
-        in_channels=4,
-        out_channels=4,
-        num_layers=3,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=12,
-        caption_projection_dim=32,
-        pooled_projection_dim=10,
-        pos_embed_max_size=12,
-        dual_attention_layers=tuple(range(dual)),
-        qk_norm="rms_norm" if qk_norm else None,
-    )
+    pytest.importorskip("diffusers")
+    peer, config = tiny.joint(qk_norm=qk_norm, dual=dual)
     mine = shared_with(peer, layouts.mmdit(config), config, MMDiT)
     x, t, tokens, pooled = torch.randn(2, 4, *size), torch.tensor([3.0, 977.5]), torch.randn(2, 7, 12), torch.randn(2, 10)
     for skip in ([], [0], [1]):

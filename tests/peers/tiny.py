@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from unnoise.networks.mmdit import MMDiTConfig
+
 VOCABULARY = 49408
 
 
@@ -131,6 +133,28 @@ def sdxl(shared: Path, *, refiner: bool = False, **more: Any) -> Any:
     rest: dict[str, Any] = {"text_encoder": None, "tokenizer": None, "requires_aesthetics_score": True} if refiner else {}
     cls = diffusers.StableDiffusionXLImg2ImgPipeline if refiner else diffusers.StableDiffusionXLPipeline
     return cls(**{**rest, **parts, **tokenizers}, scheduler=schedule, force_zeros_for_empty_prompt=not refiner, add_watermarker=False)
+
+
+def joint(*, qk_norm: bool, dual: int) -> tuple[Any, MMDiTConfig]:
+    """Stable Diffusion 3's transformer alone, in diffusers' form, and what ours of its size is told."""
+    from diffusers import SD3Transformer2DModel
+
+    peer = SD3Transformer2DModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=12,
+        caption_projection_dim=32,
+        pooled_projection_dim=10,
+        pos_embed_max_size=12,
+        dual_attention_layers=tuple(range(dual)),
+        qk_norm="rms_norm" if qk_norm else None,
+    )
+    sizes = {"width": 32, "depth": 3, "heads": 2, "context_width": 12, "pooled_width": 10, "positions": 12}
+    return peer, MMDiTConfig(in_channels=4, qk_norm=qk_norm, dual_blocks=dual, **sizes)
 
 
 def sd3(shared: Path) -> Any:
