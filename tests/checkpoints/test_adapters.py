@@ -15,7 +15,7 @@ from torch import Tensor
 
 from checkpoints import lora_models
 from checkpoints.lora_models import CLIP_G, CLIP_L, SD15, SDXL, Networks
-from unnoise.checkpoints import adapters
+from unnoise.checkpoints import adapters, pickles
 from unnoise.checkpoints.adapters import Adapter
 from unnoise.checkpoints.layouts import lora as lora_layout
 from unnoise.checkpoints.layouts import lora_names
@@ -158,16 +158,18 @@ def test_what_an_adapter_says_of_itself(bench: Callable[[str], Bench]) -> None:
     assert adapter.memory(own.networks) == sum(4 * p.numel() for p in changed)
 
 
-def test_cloneofsimo_lists_are_the_numbered_file(bench: Callable[[str], Bench]) -> None:
-    """The .pt form has no targets: the defaults are tried."""
+def test_cloneofsimo_lists_are_the_numbered_file(bench: Callable[[str], Bench], tmp_path: Path) -> None:
+    """The .pt form, converted, has no targets: the defaults are tried."""
     own = bench("sd15")
-    unet, text = (torch.load(own.folder / f"sd15_cloneofsimo_unet{end}.pt", weights_only=True) for end in ("", ".text_encoder"))
-    tensors = lora_layout.from_list(unet, "unet") | lora_layout.from_list(text, "text_encoder")
+    names = [f"sd15_cloneofsimo_unet{end}" for end in ("", ".text_encoder")]
+    for name in names:
+        pickles.convert(own.folder / f"{name}.pt", tmp_path / f"{name}.safetensors")
+    tensors = {key: value for name in names for key, value in load_file(tmp_path / f"{name}.safetensors").items()}
     found = adapters.read(Weights.open(tensors), own.networks)
     results = [own.run(adapters.apply(own.networks, [(adapter, 0.7)])) for adapter in (found, own.read("sd15_cloneofsimo"))]
     assert found.matched == 152 and all(torch.equal(results[0][name], results[1][name]) for name in results[0])
     with pytest.raises(FileError, match="pairs of up"):
-        lora_layout.from_list(unet[1:], "unet")
+        lora_layout.from_list(list(tensors.values())[1:], "unet")
 
 
 # --- one adapter in every dialect

@@ -54,22 +54,9 @@ def test_several_words_in_a_file(tmp_path: Path) -> None:
         embeddings.read(weights, word="<c>")
 
 
-def test_a_pickle_s_content_is_flattened() -> None:
-    vectors = torch.randn(2, 24)
-    webui = {"string_to_token": {"*": 265}, "string_to_param": {"*": nn.Parameter(vectors)}, "name": "style", "step": 500}
-    assert embeddings.from_pickle(webui).keys() == {"style"} and torch.equal(embeddings.from_pickle(webui)["style"], vectors)
-    assert embeddings.from_pickle({**webui, "name": "*"}).keys() == {"emb_params"}
-    assert embeddings.from_pickle({"clip_l": vectors, "clip_g": vectors}).keys() == {"clip_l", "clip_g"}
-    for wrong, said in (([vectors], "got a list"), ({"step": 3}, "got a dict of step"), ({}, "expected vectors by word")):
-        with pytest.raises(FileError, match=said):
-            embeddings.from_pickle(wrong)
-    with pytest.raises(FileError, match="2 placeholders"):
-        embeddings.from_pickle({"string_to_param": {"*": vectors, "@": vectors}})
-
-
 def test_a_real_file(shared: Path) -> None:
     content = torch.load(shared / "weights" / "embeddings" / "fastai_learned_embeds.bin", weights_only=True)
-    (birb,) = embeddings.read(Weights.open(embeddings.from_pickle(content)))
+    (birb,) = embeddings.read(Weights.open(content))
     assert birb.word == "<birb-style>" and birb.vectors[""].shape == (1, 768)
     with torch.device("meta"):
         networks = {"text_encoder": CLIPTextEncoder(CLIPTextConfig())}

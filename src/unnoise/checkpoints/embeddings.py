@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -149,21 +149,3 @@ def _table(encoder: nn.Module) -> Tensor:
     if table is None:
         raise FileError(f"got a {type(encoder).__name__} as text encoder, expected one with a table of tokens")
     return table.weight
-
-
-def from_pickle(content: Any) -> dict[str, Tensor]:
-    """What `convert` writes of a .pt or .bin file that torch has read with weights_only. Raises FileError.
-
-    AUTOMATIC1111's {"string_to_param": {"*": (n, w)}, "name": word, ...}; diffusers' {word: vector}; {"clip_l", "clip_g"}.
-    """
-    if not isinstance(content, Mapping):
-        raise FileError(f"got a {type(content).__name__}, expected a dict of vectors by word")
-    if isinstance(params := content.get("string_to_param"), Mapping):
-        (_, tensor), *more = params.items()
-        if more:
-            raise FileError(f"got {len(params)} placeholders in string_to_param, expected one: {', '.join(map(str, params))}")
-        name = content.get("name")
-        return {name if isinstance(name, str) and name not in UNNAMED else "emb_params": tensor.detach().contiguous()}
-    if not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise FileError(f"got a dict of {', '.join(map(str, list(content)[:3]))}, expected vectors by word")
-    return {str(word): tensor.detach().contiguous() for word, tensor in content.items()}

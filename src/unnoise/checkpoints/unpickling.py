@@ -7,6 +7,7 @@ runs nothing and is dropped.
     {"state_dict": {...}} {"model": ..., "ema": ...}   CompVis, DiT: one is taken and said, the averaged weights first
     [model, optimizer, epoch, step, ema]               ermongroup/ddim
     {"model": ..., "ema": {"shadow_params": [...]}}    score_sde: the average is a list in the order of the parameters
+    [up, down, up, down, ...]                          cloneofsimo's LoRA: numbered as in its safetensors form
     {"string_to_param": {"*": tensor}, "name": ...}    textual inversion of the web UI
     module.a.weight                                    DataParallel's prefix goes
 """
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from unnoise.checkpoints import files, headers
+from unnoise.checkpoints.layouts import lora
 from unnoise.checkpoints.pickles import Converted
 from unnoise.errors import FileError, UnknownName
 
@@ -136,6 +138,13 @@ def _children(found: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(found)
 
 
+def _numbered(found: Any, name: str) -> Any:
+    """cloneofsimo's list of tensors alone, with keys; which network it is for stands in the file's name only."""
+    if not isinstance(found, list) or not found or not all(isinstance(one, Tensor) for one in found):
+        return found
+    return lora.from_list(found, "text_encoder" if "text_encoder" in name else "unet")
+
+
 def _listed(found: Sequence[Any]) -> dict[str, Any]:
     """ermongroup/ddim's list by name: the model first, the average last where there is one."""
     names = {0: "model", 1: "optimizer", **({len(found) - 1: "ema"} if len(found) > 4 else {})}
@@ -161,7 +170,7 @@ def _refusal(path: Path, start: bytes, message: str) -> str:
 
 def write(source: Path, out: Path, key: str | None = None) -> Converted:
     """The whole conversion. Raises FileError and UnknownName."""
-    taken, value, rest = chosen(load(source), key)
+    taken, value, rest = chosen(_numbered(load(source), source.name), key)
     found = dict(tensors(value))
     if not found:
         raise FileError(f"{source} holds no tensors")
