@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from unnoise.checkpoints import headers
 from unnoise.errors import FileError, nearest
+
+STEMS = ("diffusion_pytorch_model", "model")  # what a component's weights are called in a diffusers folder
 
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -34,6 +37,15 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | Non
         raise FileError(f"cannot write {path}: {_reason(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Of a whole file, in hexadecimal."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):  # whole, it would stand in memory a second time
+            found.update(block)
+    return found.hexdigest()
 
 
 def sync(folder: Path) -> None:

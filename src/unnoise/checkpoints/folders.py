@@ -10,6 +10,7 @@ from typing import Any
 
 from unnoise.checkpoints import schedulers
 from unnoise.checkpoints.families import FAMILIES
+from unnoise.checkpoints.files import STEMS
 from unnoise.checkpoints.layouts import bert, diffusers, diffusers_pixels, dit, sd3, texts
 from unnoise.checkpoints.parts import Found, Hints, Part
 from unnoise.checkpoints.specs import TEXT_FIELDS, ModelSpec
@@ -21,8 +22,6 @@ from unnoise.networks.mmdit import MMDiT
 from unnoise.networks.text import ACTIVATIONS
 from unnoise.networks.unet import UNet, UNetConfig
 from unnoise.networks.vq import VQAutoencoder
-
-STEMS = ("diffusion_pytorch_model", "model")
 
 
 def recognise(folder: Path, hints: Hints, variant: str | None = None) -> Found:

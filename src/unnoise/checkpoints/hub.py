@@ -10,7 +10,6 @@ their name, which is their sha256, only once they have it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -20,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from unnoise.checkpoints.files import STEMS, sha256
 from unnoise.errors import FileError, UnknownName
 
 ID = re.compile(r"([\w.-]+/[\w.-]+?)(?::(.+\.(?:safetensors|json)))?")
 WEIGHTS = re.compile(r"(?P<stem>.+?)(?:\.(?P<variant>\w+))?(?:-\d{5}-of-(?P<shards>\d{5}))?(?:\.(?P<late>\w+))?\.safetensors")
 INDEX = re.compile(r"(?P<stem>.+?)(?:\.(?P<variant>\w+))?\.safetensors\.index(?:\.(?P<late>\w+))?\.json")
-STEMS = ("diffusion_pytorch_model", "model")
 TEXTS = re.compile(r"(config|\w+_config|vocab|merges|tokenizer|special_tokens_map|added_tokens|spiece|generation_config)\.(json|txt|model)")
 BARE = ("Scheduler", "Tokenizer", "Processor", "FeatureExtractor", "TokenizerFast")  # classes without weights, by how their names end
 
@@ -227,13 +226,10 @@ def _large(wanted: Wanted, commit: str, name: str, listed: Any) -> None:
 
 def _verify(path: Path, expected: str, what: str) -> None:
     """The sha256 is the server's, or the file goes. Raises FileError."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            found.update(block)
-    if found.hexdigest() != expected:
+    found = sha256(path)
+    if found != expected:
         path.unlink()
-        raise FileError(f"{what} arrived damaged (sha256 {found.hexdigest()[:12]}, expected {expected[:12]}) and was removed: try again")
+        raise FileError(f"{what} arrived damaged (sha256 {found[:12]}, expected {expected[:12]}) and was removed: try again")
 
 
 def _remember(wanted: Wanted, commit: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unnoise.checkpoints import embeddings, folders, headers, native, opening
+from unnoise.checkpoints import embeddings, files, folders, headers, native, opening
 from unnoise.checkpoints.layouts import adm, controlnet, lora, lora_families, single
 from unnoise.checkpoints.parts import Part
 from unnoise.checkpoints.specs import ModelSpec
@@ -156,7 +156,7 @@ def _control(path: Path, weights: Weights) -> dict[str, Any] | None:
 
 def _beside(path: Path) -> dict[str, Any]:
     config = path.parent / "config.json"
-    return folders.read_json(config) if path.name.startswith(folders.STEMS[0]) and config.is_file() else {}
+    return folders.read_json(config) if path.name.startswith(files.STEMS[0]) and config.is_file() else {}
 
 
 def _alone(path: Path, weights: Weights) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ The file is mapped, not copied: reading it costs its pages, and tensors that are
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -50,11 +49,7 @@ def file_hash(path: Path) -> str:
 
 @lru_cache
 def _hashed(path: Path, _size: int, _changed: int) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):  # whole, it would stand in memory a second time
-            found.update(block)
-    return found.hexdigest()[:10]
+    return files.sha256(path)[:10]
 
 
 def _header(path: Path, metadata: dict[str, str]) -> tuple[ModelSpec, Tokenizer]:

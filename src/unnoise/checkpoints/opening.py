@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from unnoise.checkpoints import families, folders
+from unnoise.checkpoints import families, files, folders
 from unnoise.checkpoints.keys import Layout
 from unnoise.checkpoints.layouts import adm, consistency, controlnet, ddpm, dit, edm, ldm, score_sde, sd3, single
 from unnoise.checkpoints.parts import Found, Hints, Part
@@ -172,7 +172,7 @@ def control(path: Path, hints: Mapping[str, Any], variant: str | None = None) ->
         raise ArgumentError(f"got variant {variant!r} for {path}: a single file has no variants; leave it out")
     folder = path if path.is_dir() else path.parent
     weights = Weights.open(folders.weights_file(path, variant) if path.is_dir() else path)
-    described = path.is_dir() or path.name.startswith(folders.STEMS[0])  # a file that left its folder has no config of its own
+    described = path.is_dir() or path.name.startswith(files.STEMS[0])  # a file that left its folder has no config of its own
     beside = folder / "config.json"
     found = controlnet.part(weights, folders.read_json(beside) if described and beside.is_file() else {}, hints)
     if found is None:
