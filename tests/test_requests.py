@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def test_what_names_loras() -> None:
 
 def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, hashed = tmp_path / "model.safetensors", []
-    sha256 = native.hashlib.sha256
-    monkeypatch.setattr(native.hashlib, "sha256", lambda: hashed.append(1) or sha256())
+    sha256 = hashlib.sha256
+    monkeypatch.setattr(hashlib, "sha256", lambda: hashed.append(1) or sha256())
     path.write_bytes(b"one")
     first = native.file_hash(path)
     assert native.file_hash(path) == first and len(hashed) == 1
