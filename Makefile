@@ -1,4 +1,4 @@
-# Needs Python 3.10 or newer (with its venv module) and make; everything else goes into .venv.
+# Needs Python 3.11 or newer (with its venv module) and make; everything else goes into .venv.
 #
 #   make demo    install, then make pictures with the built-in model
 #   make test    install with the test extras, then every check and every test
@@ -42,9 +42,8 @@ slow: $(VENV)/.installed-test
 
 # The stamps are older than pyproject.toml or constraints.txt only when something must be installed again.
 $(VENV)/.created:
-	$(PYTHON) -c "import sys; sys.exit('unnoise needs Python 3.10 or newer, got ' + sys.version.split()[0]) if sys.version_info < (3, 10) else None"
+	$(PYTHON) -c "import sys; sys.exit('unnoise needs Python 3.11 or newer, got ' + sys.version.split()[0]) if sys.version_info < (3, 11) else None"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=22"  # that of Python 3.10.0 has no editable install
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt

@@ -24,7 +24,7 @@ RECORD = ROOT / "tests" / "public_names.txt"
 
 # From the ground up. What stands on one line may not import its neighbours on that line.
 FLOORS = (
-    ("errors",),
+    ("errors", "version"),
     ("conditioning",),
     ("diffusion", "networks"),
     ("runtime",),
@@ -82,14 +82,10 @@ def imported(name: str, sources: Tree) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(name, node, sources)
-            names |= {full if (full := f"{base}.{alias.name}") in sources else base for alias in node.names if not _version(base, alias)}
+            names |= {full if (full := f"{base}.{alias.name}") in sources else base for alias in node.names}
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
             names |= {first.value for first in node.args[:1] if isinstance(first, ast.Constant) and isinstance(first.value, str)}
     return names
-
-
-def _version(base: str, alias: ast.alias) -> bool:
-    return base == PACKAGE and alias.name == "__version__"  # a constant, which every floor may know
 
 
 def _absolute(name: str, node: ast.ImportFrom, sources: Tree) -> str:
@@ -149,9 +145,7 @@ def undeclared(sources: Tree, project: Mapping[str, Any]) -> list[str]:
     faults = []
     for name in sorted(sources):
         at_top, every = _top_level(sources[name]), {full.split(".")[0] for full in imported(name, sources)}
-        if "tomllib" in every and "tomli" not in every:
-            faults.append(f"{name} imports tomllib, which Python 3.10 lacks: import tomli there")
-        for other in sorted(every - sys.stdlib_module_names - {PACKAGE, "tomllib"}):
+        for other in sorted(every - sys.stdlib_module_names - {PACKAGE}):
             if other in PEERS:
                 faults.append(f"{name} imports {other}: a peer is for tests")
             elif other not in base | optional:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from unnoise.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from unnoise import errors
     from unnoise.classifiers import load_classifier
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from unnoise.diffusion.solvers import samplers
     from unnoise.inputs import Control
     from unnoise.loading import inspect, load, models
-
-__version__ = "0.1.0"
 
 __all__ = ["Control", "errors", "inspect", "load", "load_classifier", "load_control", "models", "sample", "samplers", "schedules"]
 

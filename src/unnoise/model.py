@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unnoise import __version__, adapting, inputs
+from unnoise import adapting, inputs
 from unnoise.adapting import Adapted
 from unnoise.checkpoints import native, saving
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.diffusion import predictions, sampling
-from unnoise.diffusion.sampling import Run
 from unnoise.encoding import Encoder
 from unnoise.errors import ArgumentError
 from unnoise.images import pixels, previews
@@ -30,6 +29,7 @@ from unnoise.networks.tokenizers import Tokenizer
 from unnoise.request import Request, request
 from unnoise.runtime import first_stage
 from unnoise.trajectory import Given, Trajectories
+from unnoise.version import __version__
 
 BUILTIN = Path(__file__).parent / "builtin"
 BASE_ALONE = ("latents", "control", "image", "mask_image", "denoising_end", "strength")  # of two models the first one's business
@@ -248,10 +248,6 @@ class Model:
         run, denoiser = self.trajectories.begin(asked, given)
         for state in sampling.stream(run, denoiser):
             yield Progress(state.step, state.steps, state.x, state.x0, asked, self, given)
-
-    def run(self, asked: Request, latents: Tensor | None = None) -> Run:
-        """The trajectory of a request from text alone, for a driver that holds several."""
-        return self.trajectories.begin(asked, Given(self._checked(asked, latents, "latents")))[0]
 
     def _checked(self, asked: Request, latents: Any, name: str) -> Tensor | None:
         """Latents of the caller's own; None leaves them to the seeds."""

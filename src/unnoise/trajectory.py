@@ -82,7 +82,7 @@ class Trajectories:
         """
         large = sum(p.numel() for p in network.parameters()) > SMALL
         rows = (1 if large and alone else 2) if self.device.type == "cpu" else None
-        asked = NetworkDenoiser(network, self.schedule, self.prediction, rows)
+        asked = NetworkDenoiser(network, self.schedule, self.prediction, rows, next(network.parameters()).dtype)
         return Guided(asked, self.schedule, self.prediction, self.spec.guided_channels)
 
     def shape(self, asked: Request) -> tuple[int, ...]:

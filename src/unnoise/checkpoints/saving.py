@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unnoise import __version__
 from unnoise.checkpoints import components, files, keys
 from unnoise.checkpoints.layouts import bert, dit, first_stage, ldm, numbered, sd3, texts
 from unnoise.checkpoints.specs import ModelSpec
@@ -29,6 +28,7 @@ from unnoise.networks.labels import ClassTokens
 from unnoise.networks.text import CLIPTextEncoder
 from unnoise.networks.tokenizers import START, Tokenizer
 from unnoise.networks.vq import VQAutoencoder
+from unnoise.version import __version__
 
 Networks = Mapping[str, nn.Module]
 SHARD = 10_000_000_000  # bytes of a file of a folder: as diffusers and transformers cut

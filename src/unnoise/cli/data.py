@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ import typer
 from unnoise.cli.console import print_json
 
 
-class DataSet(str, Enum):
+class DataSet(StrEnum):
     emoji = "emoji"
 
 

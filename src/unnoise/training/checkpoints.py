@@ -6,7 +6,6 @@ is renamed. So a folder named `step-…` is complete, and one that fails its has
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -36,7 +35,7 @@ def save(folder: Path, step: int, model: nn.Module, ema: EMA, optimizer: torch.o
         for name, tensors in _tensors(model, ema, optimizer).items():
             path = partial / f"{name}.safetensors"
             files.write(path, tensors)
-            hashes[path.name] = _sha256(path)
+            hashes[path.name] = files.sha256(path)
         _write_manifest(partial / MANIFEST, {"step": step, "sha256": hashes})
         files.sync(partial)
         shutil.rmtree(final, ignore_errors=True)  # it is damaged, or the run would have gone on from it
@@ -76,7 +75,7 @@ def _all(folder: Path) -> list[Path]:
 
 def _whole(path: Path) -> bool:
     hashes = _manifest(path).get("sha256", {})
-    return bool(hashes) and all((path / name).is_file() and _sha256(path / name) == digest for name, digest in hashes.items())
+    return bool(hashes) and all((path / name).is_file() and files.sha256(path / name) == digest for name, digest in hashes.items())
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -115,7 +114,3 @@ def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors:
         name, key = full.rsplit("/", 1)
         # AdamW keeps its step count on the CPU unless the kernel is fused; moments live beside their parameter.
         optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
