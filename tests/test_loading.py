@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 import unnoise
 from unnoise.checkpoints import keys, opening
-from unnoise.checkpoints.families import FAMILIES
 from unnoise.checkpoints.layouts import controlnet, first_stage, numbered, texts
 from unnoise.errors import ArgumentError, FileError, UnknownName, UnnoiseError
+from unnoise.families.table import FAMILIES
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
 from unnoise.networks.controlnet import ControlNet, ControlNetConfig
 from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder

@@ -79,6 +79,6 @@ def load_control(
         raise FileError(f"{part.weights.path} wants a mask beside its hint: expected a ControlNet that is shown a picture")
     if model is not None:
         with torch.device("meta"):
-            ControlModel(part.network(sizes), family).check(model.networks["network"], model.spec.name)  # pyright: ignore[reportArgumentType]
+            ControlModel(sizes.build(), family).check(model.networks["network"], model.spec.name)  # pyright: ignore[reportArgumentType]
     network = part.load(precision, where)
     return ControlModel(network, family, controlnet.kind(part.weights))  # pyright: ignore[reportArgumentType]

@@ -20,13 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unnoise import prompts
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError, NonFiniteError
+from unnoise.families.spec import ModelSpec, Place
 from unnoise.networks.drafts import condition
 from unnoise.networks.layers import timestep_embedding
+from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.text import CLIPTextEncoder, TextStates
 from unnoise.networks.tokenizers import Tokenizer
+from unnoise.networks.unet import UNetConfig
 from unnoise.prompts import Chunked, Piece
 
 T5_LENGTH = 77  # tokens at least, as in the authors' code, which cuts nothing
@@ -167,8 +169,8 @@ def _same_length(tokens: list[Tensor]) -> list[Tensor]:
 
 def _with_sizes(encoder: Encoder, pooled: Tensor, want: Wanted) -> Tensor:
     """Pooled text, and each number as sinusoids of equal width (Podell et al. 2023, section 2.2)."""
-    config, numbers = encoder.spec.unet, want.sizes.numbers(encoder.spec.conditioning)
-    assert config is not None  # only U-Nets are told sizes
+    config, numbers = encoder.spec.network, want.sizes.numbers(encoder.spec.conditioning)
+    assert isinstance(config, UNetConfig)  # only U-Nets are told sizes
     width = (config.pooled_width - pooled.shape[1]) // len(numbers)
     waves = timestep_embedding(torch.tensor(numbers, dtype=torch.float32, device=pooled.device), width)
     return torch.cat([pooled, waves.flatten()[None].to(pooled)], dim=1)
@@ -176,19 +178,20 @@ def _with_sizes(encoder: Encoder, pooled: Tensor, want: Wanted) -> Tensor:
 
 def _sd3(encoder: Encoder, want: Wanted) -> Cond:
     """Any of the three may be missing; its place is zeros (Esser et al. 2024, section 5.3.3)."""
-    config = encoder.spec.mmdit
-    assert config is not None
-    widths = [config_of.width if config_of else width for config_of, width in ((encoder.spec.text, 768), (encoder.spec.text_2, 1280))]
-    found = [_sd3_clip(encoder, place, want, width) for place, width in zip(("text_encoder", "text_encoder_2"), widths, strict=True)]
+    config = encoder.spec.network
+    assert isinstance(config, MMDiTConfig)
+    found = [_sd3_clip(encoder, "text_encoder", want, 768), _sd3_clip(encoder, "text_encoder_2", want, 1280)]
     clips = torch.cat(_same_length([tokens for tokens, _ in found]), dim=-1)
     t5 = _t5(encoder, want, config.context_width)
     tokens = torch.cat([F.pad(clips, (0, config.context_width - clips.shape[-1])).to(t5), t5], dim=1)
     return Cond(tokens=tokens, pooled=torch.cat([pooled for _, pooled in found], dim=-1).to(t5))
 
 
-def _sd3_clip(encoder: Encoder, place: str, want: Wanted, width: int) -> tuple[Tensor, Tensor]:
+def _sd3_clip(encoder: Encoder, place: Place, want: Wanted, width: int) -> tuple[Tensor, Tensor]:
+    """Tokens and pooled text of one CLIP. width: the published encoder's, for a model whose spec has none in this place."""
     if not encoder.has(place):
-        zeros = torch.zeros(1, 77, width, device=encoder.device)
+        config = encoder.spec.networks.get(place)
+        zeros = torch.zeros(1, 77, config.width if config else width, device=encoder.device)  # pyright: ignore[reportAttributeAccessIssue]
         return zeros, zeros[:, 0]
     tokens, states = encoder.states(place, want, lambda net, states: net.context(states, want.clip_skip + 1, norm=False))
     return tokens, _pooled(states)

@@ -11,14 +11,13 @@ import torch
 from torch import nn
 
 from unnoise.checkpoints import headers, inspecting, native, opening, saving
-from unnoise.checkpoints.families import FAMILIES
 from unnoise.checkpoints.parts import Found, Part
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.errors import ArgumentError, FileError, UnknownName
+from unnoise.families.spec import ModelSpec
+from unnoise.families.table import FAMILIES
 from unnoise.images.safety import SafetyChecker
 from unnoise.model import BUILTIN, PHOTOGRAPHIC, Model
 from unnoise.networks import tokenizers, wordpiece
-from unnoise.networks.taesd import TinyAutoencoder
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.runtime import devices
 
@@ -78,9 +77,7 @@ def load(
     if config:
         opening.check_used({place: given for place, given in config.items() if place not in (parts or {})}, found)
     spec = found.spec if prediction is None else _predicting(found.spec, prediction)
-    networks = nn.ModuleDict(
-        {place: part.load(precision, where) for place, part in found.parts.items() if place in spec.parts() or place == "network"}
-    )
+    networks = nn.ModuleDict({place: part.load(precision, where) for place, part in found.parts.items() if place in spec.networks})
     if preview := _tiny(found, (parts or {}).get("preview")):
         networks["preview"] = preview.load(precision, where)
     return Model(spec, _tokenizers(found), networks, file=path, safety=_safety(path, spec, parts or {}, precision, where), told=found.told)
@@ -128,7 +125,7 @@ def _tiny(found: Found, path: str | Path | None) -> Part | None:
         return None
     part = opening.part(locate(path), "autoencoder")
     opening.replaced(found.spec, "autoencoder", part)
-    if part.network is not TinyAutoencoder:
+    if part.config.kind != "tiny":
         raise FileError(f"{path} is a whole autoencoder: a preview is decoded by a tiny one (TAESD)")
     return part
 
@@ -161,7 +158,7 @@ def _with_parts(found: Found, given: Mapping[str, str | Path | None]) -> Found:
     places = ("autoencoder", "text_encoder", "text_encoder_2", "text_encoder_3")
     parts = dict(found.parts)
     spec = found.spec
-    has = {*spec.parts(), *FAMILIES.get(spec.name, spec).parts()} - {"network"}  # a folder's spec lacks what was left out of it
+    has = {*spec.networks, *FAMILIES.get(spec.name, spec).networks} - {"network"}  # a folder's spec lacks what was left out of it
     for place, path in given.items():
         if place not in (*places, *BESIDE):
             raise UnknownName("part", place, (*places, *BESIDE))

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from unnoise import adapting, inputs
 from unnoise.adapting import Adapted
 from unnoise.checkpoints import native, saving
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.diffusion import predictions, sampling
 from unnoise.encoding import Encoder
 from unnoise.errors import ArgumentError
+from unnoise.families.spec import ModelSpec
 from unnoise.images import pixels, previews
 from unnoise.images import safety as checking
 from unnoise.images.safety import SafetyChecker

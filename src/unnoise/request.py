@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.diffusion import grids
 from unnoise.diffusion.grids import GRIDS
 from unnoise.diffusion.noise import MAX_SEED
 from unnoise.diffusion.sampling import default_spacing
 from unnoise.diffusion.solvers import SOLVERS, solver
 from unnoise.errors import ArgumentError, UnknownName
+from unnoise.families.spec import ModelSpec
 from unnoise.prompts import loras
 
 OUTPUT_TYPES = ("pil", "numpy", "pt", "latent")
@@ -163,7 +163,7 @@ def request(
     for name, given in (("texts as negative_prompt", negatives), ("class_labels", labels)):
         if len(given) not in (1, len(prompts)):
             raise ArgumentError(f"got {len(given)} {name} for {len(prompts)} prompts: expected one, or one each")
-    if spec.unet and spec.unet.guidance_width and any(negatives):
+    if spec.guidance_distilled and any(negatives):
         raise ArgumentError(f"got negative_prompt {negative_prompt!r}: guidance was distilled into {spec.name}, leave it out")
     n = _whole("num_images_per_prompt", num_images_per_prompt, 1, MAX_PICTURES)
     columns = [column * (len(prompts) // len(column)) for column in (prompts, negatives, labels)]
@@ -265,11 +265,11 @@ def _more(given: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
 def _layers(spec: ModelSpec, given: Any) -> list[int] | None:
     if given is None:
         return None
-    if spec.mmdit is None:
+    if not spec.joint_blocks:
         raise ArgumentError(f"got skip_guidance_layers {given!r}: {spec.name} has none to skip, Stable Diffusion 3 has")
     if not isinstance(given, list | tuple) or not given:
         raise ArgumentError(f"got skip_guidance_layers {given!r}: expected a list of block numbers, such as [7, 8, 9]")
-    return [_whole("skip_guidance_layers", layer, 0, spec.mmdit.depth - 1) for layer in given]
+    return [_whole("skip_guidance_layers", layer, 0, spec.joint_blocks - 1) for layer in given]
 
 
 def _switch(name: str, value: Any) -> None:

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unnoise import inputs
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.diffusion import sampling
 from unnoise.diffusion.guidance import Guidance, Guided, guidance
 from unnoise.diffusion.noise import Streams
@@ -28,6 +27,7 @@ from unnoise.diffusion.sampling import Denoiser, Plan, Run, initial
 from unnoise.diffusion.schedules import Schedule
 from unnoise.encoding import Encoder, Sizes, Wanted
 from unnoise.errors import ArgumentError
+from unnoise.families.spec import ModelSpec
 from unnoise.inputs import Control
 from unnoise.networks.mmdit import SkipLayers
 from unnoise.request import Request
@@ -147,7 +147,7 @@ class Trajectories:
     def guidance(self, asked: Request) -> Guidance:
         """Both sides of every picture, encoded together so that they have as many tokens."""
         n, (positive, negative) = len(asked.prompts), self.wanted(asked)
-        told = self.spec.unet is not None and self.spec.unet.guidance_width > 0  # the network itself, and it answers guided
+        told = self.spec.guidance_distilled  # the network itself, and it answers guided
         if asked.guidance_scale == 1 or told:
             both = self.encode(positive)
             both = replace(both, guidance=torch.full((n,), asked.guidance_scale, device=self.device)) if told else both

@@ -15,11 +15,11 @@ from torch import Tensor
 import unnoise
 from checkpoints.test_saving import SINGLE, built, family, layout, words
 from unnoise.checkpoints import keys, opening, saving
-from unnoise.checkpoints.families import FAMILIES
 from unnoise.checkpoints.inspecting import inspect
 from unnoise.checkpoints.layouts import controlnet, first_stage
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError
+from unnoise.families.table import FAMILIES
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
 from unnoise.networks.controlnet import ControlNet, ControlNetConfig
 from unnoise.networks.unet import UNetConfig
@@ -38,13 +38,13 @@ def test_models(name: str, tmp_path: Path) -> None:
         expected = sum(value.numel() for value in networks[place].state_dict().values() if value.is_floating_point())
         assert (part["parameters"], part["dtypes"]) == (expected, ["float16"]), place
     assert record["file_bytes"] == path.stat().st_size
-    assert ("missing" in record) == bool(spec.dit)
+    assert ("missing" in record) == (spec.network.kind == "dit")
 
 
 # Every family of files of this layout, at its published size, written and told again
 
 
-LATENT = [name for name, row in FAMILIES.items() if row.mmdit or (row.unet and row.first_stage)]
+LATENT = [name for name, row in FAMILIES.items() if row.network.kind == "mmdit" or (row.network.kind == "unet" and row.first_stage)]
 
 
 @pytest.mark.parametrize("name", LATENT)
@@ -55,18 +55,18 @@ def test_published_sizes_are_told_from_their_shapes(name: str) -> None:
     found = opening.recognise(Weights.open(stored), {})
     same = {"sd2-base": "sd2", "sdxl-turbo": "sdxl"}.get(name, name)
     assert found.spec.name == same
-    fields = ("unet", "mmdit", "autoencoder", "vq", "text", "text_2", "text_3", "bert", "class_tokens", "null_label", "extra_channels")
+    fields = ("networks", "null_label", "extra_channels")
     mine, theirs = ({field: getattr(spec, field) for field in fields} for spec in (found.spec, row))
     assert mine == theirs
     for part in found.parts.values():
         part.check()
 
 
-@pytest.mark.parametrize("name", [name for name, row in FAMILIES.items() if row.dit and row.conditioning == "labels"])
+@pytest.mark.parametrize("name", [name for name, row in FAMILIES.items() if row.network.kind == "dit" and row.conditioning == "labels"])
 def test_published_transformers(name: str) -> None:
     row = FAMILIES[name]
     found = opening.recognise(Weights.open(saving.facebook(row, dict(row.build("meta").items()))), {})
-    assert (found.spec.name, found.spec.dit, found.spec.size) == (name, row.dit, row.size)
+    assert (found.spec.name, found.spec.network, found.spec.size) == (name, row.network, row.size)
     found.parts["network"].check()
 
 

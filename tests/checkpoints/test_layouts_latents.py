@@ -157,7 +157,7 @@ def test_a_tiny_autoencoder_in_a_model(sd1: Path, tmp_path: Path) -> None:
     model.generate("x", image=made.images, strength=1.0, **ASKED)
     whole = unnoise.load(sd1, dtype="float32", parts={"preview": decoder})
     (state,) = whole.stream("x", **ASKED)
-    assert state.preview()[0].size == (64, 64) and whole.spec.autoencoder is not None
+    assert state.preview()[0].size == (64, 64) and whole.spec.first_stage is not None
     assert unnoise.load(sd1, dtype="float32").preview(state.x0)[0].size == (8, 8)
 
 

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from networks import golden_pixels
 from unnoise.checkpoints import keys, opening
-from unnoise.checkpoints.families import FAMILIES
 from unnoise.checkpoints.keys import Layout
 from unnoise.checkpoints.layouts import adm, consistency, ddpm, dit, edm, numbered, score_sde
-from unnoise.checkpoints.published import PUBLISHED
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError, UnknownName
+from unnoise.families.papers import PUBLISHED
+from unnoise.families.spec import ModelSpec
+from unnoise.families.table import FAMILIES
 from unnoise.networks.classifier import Classifier, ClassifierConfig
+from unnoise.networks.dit import DiTConfig
+from unnoise.networks.unet import UNetConfig
 
 FIXTURES = [
     ("ddpm/unet", ""),
@@ -47,11 +49,11 @@ def test_what_was_read_is_written_back_to_the_last_bit(shared: Path, fixture: st
 
 def layout(row: ModelSpec) -> tuple[Layout, str]:
     """Of a published model, and what its authors put before every key."""
-    config: Any = row.backbone
+    config: Any = row.network
     if row.family in ("adm", "iddpm"):
         return numbered.unet(config, "qkv head d" if row.name in adm.NEW_ORDER else "head qkv d"), ""
     if row.family == "edm":
-        return (edm.dhariwal if row.unet else edm.song)(config, row.size), "model."
+        return (edm.dhariwal if row.network.kind == "unet" else edm.song)(config, row.size), "model."
     whose = {
         "ddpm": (ddpm.unet, "module."),
         "consistency": (consistency.unet, ""),
@@ -66,8 +68,8 @@ def published_file(row: ModelSpec) -> dict[str, Tensor]:
     """Its names and shapes, without memory."""
     table, prefix = layout(row)
     tensors = keys.write(table, row.build("meta")["network"].state_dict())
-    if row.dit is not None:
-        tensors["pos_embed"] = torch.empty(1, (row.size // 8 // row.dit.patch) ** 2, row.dit.width, device="meta")
+    if isinstance(dit := row.network, DiTConfig):
+        tensors["pos_embed"] = torch.empty(1, (row.size // 8 // dit.patch) ** 2, dit.width, device="meta")
     if row.name == "edm-baseline-iddpm":
         tensors["u"] = torch.empty(1001, device="meta")
     return {prefix + name: tensor for name, tensor in tensors.items()}
@@ -152,8 +154,8 @@ def test_edms_form_of_improved_ddpm_has_the_cosine_table() -> None:
 @pytest.mark.parametrize("prefix", ["", "module.", "ema."])
 def test_wrappers_of_training_are_looked_through(prefix: str) -> None:
     row = FAMILIES["ddpm-cifar"]
-    assert row.unet is not None
-    file = keys.write(ddpm.unet(row.unet), row.build("meta")["network"].state_dict())
+    assert isinstance(row.network, UNetConfig)
+    file = keys.write(ddpm.unet(row.network), row.build("meta")["network"].state_dict())
     assert opening.recognise(Weights.open({prefix + name: tensor for name, tensor in file.items()}), {}).spec == row
 
 

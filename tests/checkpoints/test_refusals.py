@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from unnoise.checkpoints import keys, opening, schedulers
-from unnoise.checkpoints.families import FAMILIES
 from unnoise.checkpoints.layouts import diffusers, texts
 from unnoise.errors import FileError, UnknownName
+from unnoise.families.table import FAMILIES
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
 from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
 from unnoise.networks.unet import UNet

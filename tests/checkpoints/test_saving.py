@@ -15,14 +15,16 @@ from torch import nn
 
 import unnoise
 from unnoise.checkpoints import components, files, headers, saving
-from unnoise.checkpoints.families import FAMILIES
-from unnoise.checkpoints.specs import ModelSpec, ScheduleSpec
 from unnoise.errors import ArgumentError, FileError, UnknownName
+from unnoise.families.spec import ModelSpec, ScheduleSpec
+from unnoise.families.table import FAMILIES
 from unnoise.networks import tokenizers
+from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.dit import DiTConfig
 from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.t5 import T5Config
 from unnoise.networks.text import CLIPTextConfig
+from unnoise.networks.unet import UNetConfig
 
 CLIP: dict[str, Any] = {"width": 64, "layers": 3, "heads": 1, "mlp": 96}
 CLIP_L = CLIPTextConfig(**CLIP)
@@ -34,26 +36,29 @@ STAGE: dict[str, Any] = {"widths": (32, 32, 32, 32), "blocks": 1}
 def family(name: str) -> ModelSpec:
     """A published family at a small size."""
     row = FAMILIES[name]
-    update: dict[str, Any] = {}
-    if row.unet:
+    networks: dict[str, Any] = {place: _small(row, place, config) for place, config in row.networks.items()}
+    sizes = {"null_label": 10, "size": 128} if row.network.kind == "dit" else {}
+    return row.with_networks(networks).model_copy(update=sizes)
+
+
+def _small(row: ModelSpec, place: str, config: Any) -> Any:
+    if isinstance(config, UNetConfig):
         context = {"clip": 64, "clip_penultimate": 128, "sdxl": 192, "refiner": 128}[row.conditioning]
         pooled = {"sdxl": 128 + 6 * 256, "refiner": 128 + 5 * 256}.get(row.conditioning, 0)
         sizes = {**UNET, "context_width": context, "pooled_width": pooled, **({"depths": (0, 2), "mid_depth": 2} if pooled else {})}
-        update["unet"] = replace(row.unet, **sizes)
-    if row.mmdit:
-        update["mmdit"] = MMDiTConfig(4, 2, 128, 2, 2, 192, 192, 16, row.mmdit.qk_norm, min(row.mmdit.dual_blocks, 1))
-        update["text_3"] = T5Config(vocab=32128, width=192, layers=1, heads=2, head_width=16, mlp=48)
-    if row.dit:
-        update["dit"] = DiTConfig(patch=2, width=128, depth=2, heads=2, num_classes=10)
-        update |= {"null_label": 10, "size": 128}
-    if row.autoencoder:
-        channels = {"latent_channels": 4} if row.mmdit else {}
-        update["autoencoder"] = replace(row.autoencoder, **STAGE, **channels)
-    if row.text:
-        update["text"] = CLIP_L if row.text.activation == "quick_gelu" else replace(OPEN_CLIP, projection=128 if row.text.projection else 0)
-    if row.text_2:
-        update["text_2"] = OPEN_CLIP
-    return row.model_copy(update=update)
+        return replace(config, **sizes)
+    if isinstance(config, MMDiTConfig):
+        return MMDiTConfig(4, 2, 128, 2, 2, 192, 192, 16, config.qk_norm, min(config.dual_blocks, 1))
+    if isinstance(config, DiTConfig):
+        return DiTConfig(patch=2, width=128, depth=2, heads=2, num_classes=10)
+    if isinstance(config, AutoencoderConfig):
+        channels = {"latent_channels": 4} if row.network.kind == "mmdit" else {}
+        return replace(config, **STAGE, **channels)
+    if isinstance(config, T5Config):
+        return T5Config(vocab=32128, width=192, layers=1, heads=2, head_width=16, mlp=48)
+    if place == "text_encoder_2":
+        return OPEN_CLIP
+    return CLIP_L if config.activation == "quick_gelu" else replace(OPEN_CLIP, projection=128 if config.projection else 0)
 
 
 def built(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> nn.ModuleDict:
@@ -64,20 +69,20 @@ def built(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> nn.ModuleDict:
 
 
 def words(spec: ModelSpec) -> dict[str, tokenizers.Tokenizer]:
-    made = {place: tokenizers.published_clip() for place, field in (("text_encoder", spec.text), ("text_encoder_2", spec.text_2)) if field}
-    return made | ({"text_encoder_3": tokenizers.published_t5()} if spec.text_3 else {})
+    made = {place: tokenizers.published_clip() for place in ("text_encoder", "text_encoder_2") if place in spec.networks}
+    return made | ({"text_encoder_3": tokenizers.published_t5()} if "text_encoder_3" in spec.networks else {})
 
 
 SINGLE = ["sd1", "sd1-inpainting", "sd2", "sd2-base", "sd2-inpainting", "sdxl", "sdxl-refiner", "sd3-medium", "sd3.5-medium", "dit-xl-2"]
 
 
 def layout(spec: ModelSpec) -> str:
-    return "dit" if spec.dit else "ldm"
+    return "dit" if spec.network.kind == "dit" else "ldm"
 
 
 def hints(spec: ModelSpec) -> dict[str, dict[str, Any]]:
     """Small heads, which no shape shows."""
-    told: dict[str, Any] = {"network": {"heads": spec.dit.heads}} if spec.dit else {}
+    told: dict[str, Any] = {"network": {"heads": spec.network.heads}} if isinstance(spec.network, DiTConfig) else {}
     return told | ({"file": {"family": "sdxl-refiner"}} if spec.name == "sdxl-refiner" else {})
 
 
@@ -99,7 +104,7 @@ def single(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ModelSpec, P
 
 def loaded(spec: ModelSpec, path: Path) -> Any:
     parts = {}
-    if spec.dit:  # facebook's file has no autoencoder
+    if spec.network.kind == "dit":  # facebook's file has no autoencoder
         parts["autoencoder"] = path.with_name("vae.safetensors")
         save_file(saving._stage(built(spec, torch.float16)["autoencoder"]), parts["autoencoder"])
     return unnoise.load(path, dtype="float16", config=hints(spec), parts=parts)
@@ -109,7 +114,7 @@ def test_a_file_in_its_own_form_is_itself(single: tuple[ModelSpec, Path]) -> Non
     """What no network reads is kept too, and the metadata."""
     spec, path = single
     stored, metadata = load_file(path), {"modelspec.title": "mine"}
-    if not spec.dit:
+    if spec.network.kind != "dit":
         stored["cond_stage_model.logit_scale"] = torch.tensor(4.6)
     if spec.name == "sd2-base":
         metadata["modelspec.prediction_type"] = "epsilon"
@@ -127,7 +132,7 @@ def test_file_to_folder_to_file(single: tuple[ModelSpec, Path]) -> None:
     loaded(spec, path).save(path.with_name("folder"))
     folder = unnoise.load(path.with_name("folder"), dtype="float16")
     assert folder.spec.prediction == spec.prediction and folder.spec.schedule == resolved(spec.schedule)
-    assert (folder.spec.backbone, folder.spec.first_stage) == (spec.backbone, spec.first_stage)
+    assert (folder.spec.network, folder.spec.first_stage) == (spec.network, spec.first_stage)
     folder.save(path.with_name("again.safetensors"), layout=layout(spec))
     assert_same(path.with_name("again.safetensors"), path, "resblocks.2." if spec.conditioning == "clip_penultimate" else "(none)")
 
@@ -162,7 +167,7 @@ def test_diffusers_reads_and_runs_the_folder(name: str, tmp_path: Path) -> None:
     assert type(pipe).__name__ == components.pipeline(spec)
     for component, part in (("unet", "network"), ("transformer", "network"), ("vae", "autoencoder")):
         if (peer := getattr(pipe, component, None)) is not None:
-            copies = "norm1.emb." if spec.dit else "(none)"
+            copies = "norm1.emb." if spec.network.kind == "dit" else "(none)"
             theirs = sum(value.numel() for key, value in peer.named_parameters() if copies not in key or ".0." in key)
             assert theirs == sum(p.numel() for p in networks[part].parameters()), component
     mine = unnoise.load(tmp_path / "model", dtype="float32")

@@ -45,7 +45,7 @@ def test_either_file_is_read_and_written(layout) -> None:
     weights = Weights.open(file)
     config = layouts.bert_config(weights.shapes, {"head_width": 4})
     assert config == TINY
-    loaded = Part(BertEncoder, config, layout(config), weights).load()
+    loaded = Part(config, layout(config), weights).load()
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 

@@ -14,6 +14,7 @@ from unnoise.checkpoints import opening
 from unnoise.checkpoints.layouts import diffusers_pixels
 from unnoise.conditioning import Cond
 from unnoise.errors import FileError
+from unnoise.networks.dit import DiTConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES: dict[str, Any] = {"sample_size": 16, "block_out_channels": (32, 64), "layers_per_block": 1}
@@ -118,7 +119,7 @@ def test_dit_follows_its_authors_where_diffusers_deviates(diffusers: Any, tmp_pa
     assert_same(mine, as_its_authors(peer)(x, t, labels).sample)
     spec = found.spec
     assert (spec.guided_channels, spec.null_label, spec.size, spec.prediction) == (3, 7, 64, "eps")
-    assert spec.dit is not None and spec.dit.learn_sigma
+    assert isinstance(spec.network, DiTConfig) and spec.network.learn_sigma
 
 
 def test_a_dit_whose_blocks_were_trained_apart_is_refused(diffusers: Any, tmp_path: Path) -> None:

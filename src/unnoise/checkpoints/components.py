@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from unnoise.checkpoints import keys, schedulers
 from unnoise.checkpoints.layouts import diffusers, dit, texts
-from unnoise.checkpoints.specs import ModelSpec, ScheduleSpec
 from unnoise.errors import FileError
+from unnoise.families.spec import ModelSpec, ScheduleSpec
 from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.dit import DiTConfig
 from unnoise.networks.mmdit import MMDiTConfig
@@ -41,7 +41,7 @@ class Component:
 def components(spec: ModelSpec, networks: Networks) -> dict[str, Component]:
     """By the folders' names. Raises FileError for a family that has no pipeline there."""
     pipeline(spec)
-    made = {"transformer" if spec.dit or spec.mmdit else "unet": _backbone(spec, networks["network"])}
+    made = {"unet" if spec.network.kind == "unet" else "transformer": _backbone(spec, networks["network"])}
     if "autoencoder" in networks:
         made["vae"] = _first_stage(spec, networks["autoencoder"])
     for place in ("text_encoder", "text_encoder_2", "text_encoder_3"):
@@ -52,24 +52,22 @@ def components(spec: ModelSpec, networks: Networks) -> dict[str, Component]:
 
 def pipeline(spec: ModelSpec) -> str:
     """The class of diffusers that runs the model. Raises FileError."""
-    inpainting = "mask" in spec.extra_channels
-    if spec.mmdit and spec.conditioning == "sd3":
+    inpainting, network = "mask" in spec.extra_channels, spec.network
+    if network.kind == "mmdit" and spec.conditioning == "sd3":
         return "StableDiffusion3Pipeline"
-    if spec.dit and spec.conditioning == "labels":
+    if network.kind == "dit" and spec.conditioning == "labels":
         return "DiTPipeline"
-    if spec.unet and spec.conditioning in ("sdxl", "refiner"):
+    if network.kind == "unet" and spec.conditioning in ("sdxl", "refiner"):
         return f"StableDiffusionXL{'Inpaint' if inpainting else 'Img2Img' if spec.conditioning == 'refiner' else ''}Pipeline"
-    if spec.unet and spec.conditioning in ("clip", "clip_penultimate") and "depth" not in spec.extra_channels:
+    if network.kind == "unet" and spec.conditioning in ("clip", "clip_penultimate") and "depth" not in spec.extra_channels:
         return (
-            f"StableDiffusion{'Inpaint' if inpainting else ''}Pipeline"
-            if not spec.unet.guidance_width
-            else "LatentConsistencyModelPipeline"
+            f"StableDiffusion{'Inpaint' if inpainting else ''}Pipeline" if not spec.guidance_distilled else "LatentConsistencyModelPipeline"
         )
     raise FileError(f"layout 'diffusers' has Stable Diffusion 1 to 3.5 and DiT, got {spec.name}: use layout 'ldm', 'dit' or 'unnoise'")
 
 
 def _backbone(spec: ModelSpec, network: nn.Module) -> Component:
-    weights, config, side = network.state_dict(), spec.backbone, spec.size // spec.factor
+    weights, config, side = network.state_dict(), spec.network, spec.size // spec.factor
     if isinstance(config, UNetConfig):
         return Component("diffusers", "UNet2DConditionModel", unet(config, spec, side), keys.write(diffusers.unet({}), weights))
     if isinstance(config, MMDiTConfig):
@@ -155,8 +153,9 @@ def _told(config: UNetConfig, spec: ModelSpec) -> dict[str, Any]:
     """The vector of SDXL: pooled text, and sinusoids of six numbers, of the refiner's five."""
     if not config.pooled_width:
         return {}
-    numbers, text = (5, spec.text) if spec.conditioning == "refiner" else (6, spec.text_2)
-    width = (config.pooled_width - (text.projection if text else 1280)) // numbers
+    numbers, place = (5, "text_encoder") if spec.conditioning == "refiner" else (6, "text_encoder_2")
+    text = spec.networks.get(place)
+    width = (config.pooled_width - (text.projection if isinstance(text, CLIPTextConfig) else 1280)) // numbers
     return {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": width,
@@ -278,10 +277,10 @@ def scheduler(spec: ModelSpec) -> dict[str, Any]:
         **_ends(schedule),
         "prediction_type": predicts.get(spec.prediction, "epsilon"),
         "timestep_spacing": "trailing" if schedule.zero_terminal_snr or spec.defaults.spacing == "trailing" else "leading",
-        "steps_offset": 0 if spec.dit else 1,
+        "steps_offset": 0 if spec.network.kind == "dit" else 1,
     }
     if name != "EulerDiscreteScheduler":
-        written |= {"clip_sample": False, "set_alpha_to_one": bool(spec.dit)}
+        written |= {"clip_sample": False, "set_alpha_to_one": spec.network.kind == "dit"}
     if schedule.zero_terminal_snr:
         written["rescale_betas_zero_snr"] = True
     return written

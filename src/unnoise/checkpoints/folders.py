@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from unnoise.checkpoints import schedulers
-from unnoise.checkpoints.families import FAMILIES
 from unnoise.checkpoints.files import STEMS
 from unnoise.checkpoints.layouts import bert, diffusers, diffusers_pixels, dit, sd3, texts
 from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.specs import TEXT_FIELDS, ModelSpec
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError, UnknownName
-from unnoise.networks.autoencoder import Autoencoder
-from unnoise.networks.bert import BertEncoder
-from unnoise.networks.mmdit import MMDiT
+from unnoise.families.spec import PLACES, ModelSpec
+from unnoise.families.table import FAMILIES
 from unnoise.networks.text import ACTIVATIONS
-from unnoise.networks.unet import UNet, UNetConfig
-from unnoise.networks.vq import VQAutoencoder
+from unnoise.networks.unet import UNetConfig
 
 
 def recognise(folder: Path, hints: Hints, variant: str | None = None) -> Found:
@@ -112,8 +108,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return made
 
 
-def _finished(folder: Folder, family: str, parts: dict[str, Part], fields: dict[str, Any]) -> Found:
-    spec, told = schedulers.read(folder.config("scheduler"), FAMILIES[family].model_copy(update=fields))
+def _finished(folder: Folder, row: ModelSpec, parts: dict[str, Part]) -> Found:
+    """The family's row with the folder's own networks, and no others, and with what its scheduler says."""
+    networks = {place: parts[place].config if place in parts else None for place in PLACES}
+    spec, told = schedulers.read(folder.config("scheduler"), row.with_networks(networks))
     tokenizers = {}
     for place in parts:
         name = place.replace("text_encoder", "tokenizer")
@@ -126,17 +124,16 @@ def _stable_diffusion(folder: Folder) -> Found:
     """Every U-Net with text: Stable Diffusion 1 and 2, SDXL, its refiner, their inpainting and depth forms, latent consistency models."""
     config = unet(folder)
     weights = folder.weights("unet")
-    parts = {"network": Part(UNet, config, diffusers.unet(weights.shapes), weights), "autoencoder": vae(folder)}
+    parts = {"network": Part(config, diffusers.unet(weights.shapes), weights), "autoencoder": vae(folder)}
     family = _family(config, folder)
     if family == "sdxl-refiner":
         parts["text_encoder"] = clip(folder, "text_encoder_2", "text_encoder")
     else:
         parts |= {place: clip(folder, place) for place in ("text_encoder", "text_encoder_2") if folder.has(place)}
-    fields = {"unet": config, "autoencoder": parts["autoencoder"].config, **_texts(parts)}
-    found = _finished(folder, family, parts, fields)
+    found = _finished(folder, FAMILIES[family], parts)
     spec = found.spec
     if family == "sd2" and spec.prediction == "eps":
-        kept = {name: getattr(spec, name) for name in ("unet", "autoencoder", "text", "prediction", "schedule", "defaults")}
+        kept = {name: getattr(spec, name) for name in ("networks", "prediction", "schedule", "defaults")}
         spec = FAMILIES["sd2-base"].model_copy(update=kept)
     if family.startswith("sd2"):  # the folder's text encoder ends where the single file's is read
         spec = spec.model_copy(update={"conditioning": "clip"})
@@ -170,17 +167,13 @@ def _family(config: UNetConfig, folder: Folder) -> str:
     return family
 
 
-def _texts(parts: Mapping[str, Part]) -> dict[str, Any]:
-    return {field: parts[place].config if place in parts else None for place, field in TEXT_FIELDS.items()}
-
-
 def vae(folder: Folder, name: str = "vae") -> Part:
     config, weights = folder.config(name), folder.weights(name)
     if config.get("_class_name") == "VQModel":
         sizes = folder.hinted("autoencoder", diffusers.vq_config(config))
-        return Part(VQAutoencoder, sizes, diffusers.autoencoder(weights.shapes), weights)
+        return Part(sizes, diffusers.autoencoder(weights.shapes), weights)
     sizes = folder.hinted("autoencoder", diffusers.autoencoder_config(config))
-    return Part(Autoencoder, sizes, diffusers.autoencoder(weights.shapes), weights)
+    return Part(sizes, diffusers.autoencoder(weights.shapes), weights)
 
 
 def clip(folder: Folder, name: str, place: str = "") -> Part:
@@ -207,12 +200,11 @@ def text(folder: Folder, name: str) -> Part:
 def _stable_diffusion_3(folder: Folder) -> Found:
     weights = folder.weights("transformer")
     config = folder.hinted("network", diffusers.mmdit_config(folder.config("transformer"), weights.shapes))
-    parts = {"network": Part(MMDiT, config, diffusers.mmdit(config), weights), "autoencoder": vae(folder)}
+    parts = {"network": Part(config, diffusers.mmdit(config), weights), "autoencoder": vae(folder)}
     parts |= {place: clip(folder, place) for place in ("text_encoder", "text_encoder_2") if folder.has(place)}
     if folder.has("text_encoder_3"):
         parts["text_encoder_3"] = t5(folder, "text_encoder_3")
-    fields = {"mmdit": config, "autoencoder": parts["autoencoder"].config, **_texts(parts)}
-    found = _finished(folder, sd3.family(config), parts, fields)
+    found = _finished(folder, FAMILIES[sd3.family(config)], parts)
     return replace(found, spec=_sized(found.spec, folder.config("transformer")))
 
 
@@ -222,11 +214,11 @@ def _latent_text(folder: Folder) -> Found:
     sizes = folder.hinted("text_encoder", bert.bert_config(own.shapes, {}))
     stage = vae(folder, "vqvae")
     parts = {
-        "network": Part(UNet, config, diffusers.unet(weights.shapes), weights),
+        "network": Part(config, diffusers.unet(weights.shapes), weights),
         "autoencoder": stage,
-        "text_encoder": Part(BertEncoder, sizes, bert.diffusers_bert(sizes), own),
+        "text_encoder": Part(sizes, bert.diffusers_bert(sizes), own),
     }
-    return _finished(folder, "ldm-text", parts, {"unet": config, "bert": sizes, "autoencoder": stage.config})
+    return _finished(folder, FAMILIES["ldm-text"], parts)
 
 
 def _hinted(folder: Folder, part: Part) -> Part:
@@ -238,7 +230,8 @@ def _pixels(folder: Folder) -> Found:
     config = folder.config("unet")
     part = _hinted(folder, diffusers_pixels.unet2d_part(folder.weights("unet"), config))
     labels = "labels" if part.config.num_classes else "none"
-    return _finished(folder, "ddpm-cifar", {"network": part}, {"unet": part.config, "conditioning": labels, "size": config["sample_size"]})
+    row = FAMILIES["ddpm-cifar"].model_copy(update={"conditioning": labels, "size": config["sample_size"]})
+    return _finished(folder, row, {"network": part})
 
 
 def _consistency(folder: Folder) -> Found:
@@ -246,7 +239,7 @@ def _consistency(folder: Folder) -> Found:
     config = folder.config("unet")
     part = _hinted(folder, diffusers_pixels.unet2d_part(folder.weights("unet"), config))
     row = FAMILIES["consistency-imagenet64" if part.config.num_classes else "consistency-lsun"]
-    spec = row.model_copy(update={"unet": part.config, "size": config["sample_size"]})
+    spec = row.with_networks({"network": part.config}).model_copy(update={"size": config["sample_size"]})
     return Found(spec, {"network": part}, (f"{folder.index['_class_name']} folder",))
 
 
@@ -255,8 +248,8 @@ def _dit(folder: Folder) -> Found:
     part = _hinted(folder, diffusers_pixels.dit_part(folder.weights("transformer"), config))
     stage = vae(folder)
     spec = dit.named(part.config, config["sample_size"] * stage.config.factor)
-    fields = {"dit": part.config, "autoencoder": stage.config, "size": spec.size, "null_label": spec.null_label}
-    return _finished(folder, spec.name, {"network": part, "autoencoder": stage}, fields)
+    row = FAMILIES[spec.name].model_copy(update={"size": spec.size, "null_label": spec.null_label})
+    return _finished(folder, row, {"network": part, "autoencoder": stage})
 
 
 # What stands in a pipeline's class name: who reads its folder. The first that fits.

@@ -5,6 +5,7 @@ The file is mapped, not copied: reading it costs its pages, and tensors that are
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from unnoise.checkpoints import files
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.errors import FileError
+from unnoise.families.spec import ModelSpec
+from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.tokenizers import Tokenizer
 
-FORMAT = "unnoise-1"
+FORMAT = "unnoise-2"
+FORMATS = ("unnoise-1", FORMAT)  # those that are read; the first has one field for each kind of network, see `FIELDS`
 
 
 def save(path: Path, spec: ModelSpec, tokenizer: Tokenizer, weights: dict[str, Tensor]) -> None:
@@ -53,10 +56,10 @@ def _hashed(path: Path, _size: int, _changed: int) -> str:
 
 
 def _header(path: Path, metadata: dict[str, str]) -> tuple[ModelSpec, Tokenizer]:
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in FORMATS:
         raise FileError(f"{path}: expected a model that unnoise saved (format {FORMAT}), got format {metadata.get('format')}")
     try:
-        spec = ModelSpec.model_validate_json(metadata.get("spec", ""))
+        spec = ModelSpec.model_validate_json(upgraded(metadata.get("spec", "")))
     except ValidationError as error:
         first = error.errors()[0]
         raise FileError(f"{path}: its description is not understood: {'.'.join(map(str, first['loc']))} {first['msg']}") from None
@@ -64,9 +67,40 @@ def _header(path: Path, metadata: dict[str, str]) -> tuple[ModelSpec, Tokenizer]
         pieces = tokenizers.Tokenizer.from_str(metadata.get("tokenizer", ""))
     except Exception as error:  # the library raises the bare class
         raise FileError(f"{path}: its tokenizer is not understood: {error}") from None
-    if spec.text is None:
+    text = spec.networks.get("text_encoder")
+    if not isinstance(text, CLIPTextConfig):
         raise FileError(f"{path}: its description has no text encoder, which every model of this format has")
-    return spec, Tokenizer(pieces, spec.text.length)
+    return spec, Tokenizer(pieces, text.length)
+
+
+# The fields of a network's config in format unnoise-1, each with its place and kind
+FIELDS = {
+    "unet": ("network", "unet"),
+    "dit": ("network", "dit"),
+    "mmdit": ("network", "mmdit"),
+    "ncsnpp": ("network", "ncsnpp"),
+    "autoencoder": ("autoencoder", "autoencoder"),
+    "vq": ("autoencoder", "vq"),
+    "tiny": ("autoencoder", "tiny"),
+    "text": ("text_encoder", "clip"),
+    "text_2": ("text_encoder_2", "clip"),
+    "text_3": ("text_encoder_3", "t5"),
+    "bert": ("text_encoder", "bert"),
+    "class_tokens": ("text_encoder", "class_tokens"),
+}
+
+
+def upgraded(text: str) -> str:
+    """The JSON of a spec of either format as one of today's; text that is neither is left as it is, for pydantic to refuse."""
+    try:
+        spec = json.loads(text)
+    except ValueError:
+        return text
+    if not isinstance(spec, dict) or "networks" in spec:
+        return text
+    old = {name: spec.pop(name) for name in FIELDS if name in spec}
+    networks = {place: {"kind": kind, **old[name]} for name, (place, kind) in FIELDS.items() if isinstance(old.get(name), dict)}
+    return json.dumps({**spec, "networks": networks})
 
 
 def _networks(path: Path, spec: ModelSpec, weights: dict[str, Tensor]) -> nn.ModuleDict:

@@ -8,13 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from unnoise.checkpoints import families, files, folders
+from unnoise.checkpoints import files, folders
 from unnoise.checkpoints.keys import Layout
 from unnoise.checkpoints.layouts import adm, consistency, controlnet, ddpm, dit, edm, ldm, score_sde, sd3, single
 from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.specs import FIRST_STAGES, TEXT_FIELDS, ModelSpec
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import ArgumentError, FileError, UnknownName
+from unnoise.families import table
+from unnoise.families.spec import ModelSpec
 from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.bert import BertConfig
 from unnoise.networks.controlnet_mmdit import MMDiTControlNetConfig
@@ -26,7 +27,7 @@ from unnoise.networks.t5 import T5Config
 from unnoise.networks.taesd import TinyAutoencoderConfig
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.unet import UNetConfig
-from unnoise.networks.vision import CLIPVisionConfig, SafetyNetwork
+from unnoise.networks.vision import CLIPVisionConfig, SafetyConfig
 from unnoise.networks.vq import VQConfig
 
 # Who knows which single file, the most telling keys first.
@@ -106,7 +107,7 @@ def check_hints(hints: Hints) -> None:
             if name not in known:
                 raise UnknownName(f"field in config[{place!r}]", name, known)
     if (family := hints.get("file", {}).get("family")) is not None:
-        families.family(family)
+        table.family(family)
 
 
 def check_used(hints: Hints, found: Found) -> None:
@@ -129,7 +130,7 @@ def check_used(hints: Hints, found: Found) -> None:
 
 def check_channels(spec: ModelSpec, path: Path) -> None:
     """Raises FileError where the network wants other channels than x and what joins it, as InstructPix2Pix does."""
-    wanted, x = spec.backbone.in_channels, spec.channels
+    wanted, x = spec.network.in_channels, spec.channels
     given = x + sum(EXTRA.get(name, x) for name in spec.extra_channels)
     if wanted == given:
         return
@@ -184,16 +185,15 @@ def replaced(spec: ModelSpec, place: str, part: Part) -> ModelSpec:
     """The spec with another network in a place. An autoencoder keeps the family's scale and shift. Raises FileError for other latents."""
     config = part.config
     if place != "autoencoder":
-        own = getattr(spec, TEXT_FIELDS[place])
+        own: Any = spec.networks.get(place)  # pyright: ignore[reportArgumentType]
         if own is not None and own.width != config.width:
             raise FileError(f"{part.weights.path} is a text encoder of width {config.width}, {spec.name} has one of {own.width}")
-        return spec.model_copy(update={TEXT_FIELDS[place]: config})
+        return spec.with_networks({place: config})
     stage = spec.first_stage
     if stage is None or config.latent_channels != stage.latent_channels:
         wanted = f"{stage.latent_channels} latent channels" if stage else "no autoencoder"
         raise FileError(f"{part.weights.path} has {config.latent_channels} latent channels, and {spec.name} has {wanted}: use its own")
-    given = families.FIELDS[type(config)]
-    return families.resized(spec, {field: config if field == given else None for field in FIRST_STAGES})
+    return table.resized(spec, {"autoencoder": config})
 
 
 def safety(path: Path) -> Part | None:
@@ -217,4 +217,4 @@ def safety_checker(folder: Path) -> Part:
     vision = CLIPVisionConfig(
         **{ours: config[theirs] for theirs, ours in (sizes | {"intermediate_size": "mlp"}).items() if theirs in config}
     )
-    return Part(SafetyNetwork, vision, SAFETY, Weights.open(folders.weights_file(folder)))
+    return Part(SafetyConfig(vision), SAFETY, Weights.open(folders.weights_file(folder)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from unnoise.checkpoints import keys
 from unnoise.checkpoints.keys import Layout, Shape
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.checkpoints.weights import Weights
+from unnoise.families.spec import ModelSpec
 from unnoise.networks.meta import meta
 
 
@@ -21,15 +21,14 @@ from unnoise.networks.meta import meta
 class Part:
     """One network of a file."""
 
-    network: Callable[[Any], nn.Module]
-    config: Any
+    config: Any  # of the network, which `config.build()` makes
     layout: Layout
     weights: Weights  # the network's own keys, without what stands before them all
 
     def empty(self) -> nn.Module:
         """On the meta device: names and shapes, no memory."""
         with meta():
-            return self.network(self.config)
+            return self.config.build()
 
     def check(self, network: nn.Module | None = None) -> dict[str, Shape]:
         """The parameters that the network wants. Raises FileError where the file's keys are others."""

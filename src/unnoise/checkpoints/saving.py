@@ -19,14 +19,16 @@ from torch import Tensor, nn
 
 from unnoise.checkpoints import components, files, keys
 from unnoise.checkpoints.layouts import bert, dit, first_stage, ldm, numbered, sd3, texts
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError, UnknownName
+from unnoise.families.spec import ModelSpec
 from unnoise.networks.autoencoder import Autoencoder
 from unnoise.networks.bert import BertEncoder
+from unnoise.networks.dit import DiTConfig
 from unnoise.networks.labels import ClassTokens
 from unnoise.networks.text import CLIPTextEncoder
 from unnoise.networks.tokenizers import START, Tokenizer
+from unnoise.networks.unet import UNetConfig
 from unnoise.networks.vq import VQAutoencoder
 from unnoise.version import __version__
 
@@ -59,9 +61,9 @@ def save(
 
 def usual(path: Path, spec: ModelSpec) -> str:
     """The layout of a model whose path alone was given."""
-    if spec.conditioning == "draft" or not (spec.first_stage or spec.dit):
+    if spec.conditioning == "draft" or not (spec.first_stage or spec.network.kind == "dit"):
         return "unnoise"
-    return "diffusers" if path.suffix != ".safetensors" else "dit" if spec.dit else "ldm"
+    return "diffusers" if path.suffix != ".safetensors" else "dit" if spec.network.kind == "dit" else "ldm"
 
 
 def single_file(path: Path, stored: dict[str, Tensor], spec: ModelSpec, source: Path | None = None) -> None:
@@ -93,12 +95,13 @@ def _said(spec: ModelSpec) -> dict[str, str]:
 
 def latent(spec: ModelSpec, networks: Networks) -> dict[str, Tensor]:
     """The tensors of a file of CompVis or Stability AI. Raises FileError for another family."""
-    if spec.mmdit:
+    unet = spec.network
+    if unet.kind == "mmdit":
         return _joint(spec, networks)
-    if not spec.unet or spec.first_stage is None or spec.conditioning in ("draft", "labels"):
+    if not isinstance(unet, UNetConfig) or spec.first_stage is None or spec.conditioning in ("draft", "labels"):
         raise FileError(f"layout 'ldm' has latent diffusion, Stable Diffusion and SDXL, got {spec.name}: use another layout")
     order = "head qkv d" if spec.name.startswith("ldm") else "qkv head d"
-    found = _under(ldm.UNET, keys.write(numbered.unet(spec.unet, order), networks["network"].state_dict()))
+    found = _under(ldm.UNET, keys.write(numbered.unet(unet, order), networks["network"].state_dict()))
     found |= _stage(networks.get("autoencoder"))
     for place in ("text_encoder", "text_encoder_2"):
         if place in networks:
@@ -123,7 +126,7 @@ def _condition(spec: ModelSpec, place: str, network: nn.Module) -> dict[str, Ten
         return _under(ldm.BERT, keys.write(bert.bert(network.config), weights))
     assert isinstance(network, CLIPTextEncoder)  # the conditionings that are left
     config = network.config
-    older = spec.unet is not None and not spec.unet.linear_projection
+    older = isinstance(spec.network, UNetConfig) and not spec.network.linear_projection
     if (spec.conditioning == "sdxl" and place == "text_encoder") or (spec.conditioning == "clip" and older):
         return _under(ldm.XL_CLIP if spec.conditioning == "sdxl" else ldm.CLIP, keys.write(texts.clip(config), weights))
     prefix = {"refiner": ldm.REFINER_OPEN_CLIP, "sdxl": ldm.XL_OPEN_CLIP}.get(spec.conditioning, ldm.OPEN_CLIP)
@@ -160,9 +163,9 @@ def _joint(spec: ModelSpec, networks: Networks) -> dict[str, Tensor]:
 
 def facebook(spec: ModelSpec, networks: Networks) -> dict[str, Tensor]:
     """The tensors of facebook's file, with its table of positions. Raises FileError for another family."""
-    if not spec.dit or spec.conditioning != "labels":
+    if not isinstance(spec.network, DiTConfig) or spec.conditioning != "labels":
         raise FileError(f"layout 'dit' has class-conditional DiT, got {spec.name}: use another layout")
-    return keys.write(dit.dit(spec.dit), networks["network"].state_dict()) | dit.constants(spec.dit, spec.size // spec.factor)
+    return keys.write(dit.dit(spec.network), networks["network"].state_dict()) | dit.constants(spec.network, spec.size // spec.factor)
 
 
 LAYOUTS: dict[str, Callable[[ModelSpec, Networks], dict[str, Any]]] = {
@@ -183,7 +186,7 @@ def constants(stored: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor
         table = stored.get(f"{prefix}text_model.embeddings.position_embedding.weight")
         if table is not None:
             found[f"{prefix}text_model.embeddings.position_ids"] = torch.arange(len(table))[None]
-    if spec.unet and spec.schedule.kind == "vp" and spec.conditioning not in ("sdxl", "refiner"):
+    if spec.network.kind == "unet" and spec.schedule.kind == "vp" and spec.conditioning not in ("sdxl", "refiner"):
         found |= tables(spec)
     if spec.schedule.kind == "vp" and spec.schedule.zero_terminal_snr:
         found["ztsnr"] = torch.zeros(0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unnoise.checkpoints.specs import Defaults, ModelSpec, ScheduleSpec
 from unnoise.errors import FileError, UnknownName
+from unnoise.families.spec import Defaults, ModelSpec, ScheduleSpec
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
@@ -68,7 +68,7 @@ def read(config: Mapping[str, Any], spec: ModelSpec) -> tuple[ModelSpec, list[st
 def distilled(name: str, spec: ModelSpec, prediction: str = "eps") -> dict[str, Any]:
     """What changes in the spec of a model that was distilled for this scheduler."""
     sampler, spacing = FEW_STEPS[name]
-    scale = 8.0 if spec.unet and spec.unet.guidance_width else 1.0  # told to the network, else distilled for good
+    scale = 8.0 if spec.guidance_distilled else 1.0  # told to the network, else distilled for good
     defaults = Defaults(sampler=sampler, spacing=spacing, num_inference_steps=4, guidance_scale=scale)
     return {"defaults": defaults, "prediction": "lcm" if (sampler, prediction) == ("lcm", "eps") else prediction}
 

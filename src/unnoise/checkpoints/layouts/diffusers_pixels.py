@@ -12,8 +12,8 @@ from unnoise.checkpoints.layouts import diffusers, dit
 from unnoise.checkpoints.parts import Part
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError
-from unnoise.networks.dit import DiT, DiTConfig
-from unnoise.networks.unet import UNet, UNetConfig
+from unnoise.networks.dit import DiTConfig
+from unnoise.networks.unet import UNetConfig
 
 Config = Mapping[str, Any]
 
@@ -59,7 +59,7 @@ def _refuse(config: Config, kinds: list[str]) -> None:
 
 
 def unet2d_part(weights: Weights, config: Config) -> Part:
-    return Part(UNet, unet2d_config(config), unet2d(weights.shapes), weights)
+    return Part(unet2d_config(config), unet2d(weights.shapes), weights)
 
 
 def dit_config(config: Config) -> DiTConfig:
@@ -87,4 +87,4 @@ def dit_part(weights: Weights, config: Config) -> Part:
                 raise FileError(
                     f"{weights.path}: block {i} has another {part} than block 0: DiT has one embedder, so this was trained apart"
                 )
-    return Part(DiT, sizes, dit.diffusers(sizes), weights)
+    return Part(sizes, dit.diffusers(sizes), weights)

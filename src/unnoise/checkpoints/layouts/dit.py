@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
-from unnoise.checkpoints.families import FAMILIES
 from unnoise.checkpoints.keys import Layout, Shape
 from unnoise.checkpoints.layouts import sizes
 from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.checkpoints.weights import Weights
-from unnoise.networks.dit import DiT, DiTConfig
+from unnoise.families.spec import ModelSpec
+from unnoise.families.table import FAMILIES
+from unnoise.networks.dit import DiTConfig
 from unnoise.networks.layers import position_table
 
 WIDE = {384: 6, 768: 12, 1024: 16, 1152: 16}  # the paper's heads by width
@@ -58,14 +58,14 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     side = math.isqrt(own.shapes["pos_embed"][1]) * config.patch if "pos_embed" in own else 32
     spec = named(config, 8 * side)
     told = (f"{config.depth} blocks of width {config.width}, patches of {config.patch}", f"latents of {side}x{side} by the position table")
-    return Found(spec, {"network": Part(DiT, config, dit(config), own)}, told)
+    return Found(spec, {"network": Part(config, dit(config), own)}, told)
 
 
 def named(config: DiTConfig, size: int) -> ModelSpec:
     """The published model with this network and size, or XL/2 with another network."""
     rows = sizes.rows("dit")
-    row = next((row for row in rows if (row.dit, row.size) == (config, size)), FAMILIES["dit-xl-2"])
-    return row.model_copy(update={"dit": config, "size": size, "null_label": config.num_classes})
+    row = next((row for row in rows if (row.network, row.size) == (config, size)), FAMILIES["dit-xl-2"])
+    return row.with_networks({"network": config}).model_copy(update={"size": size, "null_label": config.num_classes})
 
 
 def diffusers(config: DiTConfig) -> Layout:

@@ -11,8 +11,8 @@ from typing import Any
 from unnoise.checkpoints.keys import Layout, Shape, count
 from unnoise.checkpoints.parts import Part
 from unnoise.checkpoints.weights import Weights
-from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
-from unnoise.networks.vq import VQAutoencoder, VQConfig
+from unnoise.networks.autoencoder import AutoencoderConfig
+from unnoise.networks.vq import VQConfig
 
 INSIDE = {
     r"^\.conv_shortcut\.": ".nin_shortcut.",
@@ -76,6 +76,6 @@ def part(own: Weights, hints: Mapping[str, Any]) -> Part | None:
         return None
     if "quantize.embedding.weight" in own:
         sizes = vq_config(own.shapes, hints)
-        return Part(VQAutoencoder, sizes, vq(sizes), own)
+        return Part(sizes, vq(sizes), own)
     config = autoencoder_config(own.shapes, hints)
-    return Part(Autoencoder, config, autoencoder(config), own)
+    return Part(config, autoencoder(config), own)

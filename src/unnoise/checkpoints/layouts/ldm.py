@@ -14,17 +14,15 @@ from dataclasses import replace
 from typing import Any
 
 from unnoise.checkpoints import schedulers
-from unnoise.checkpoints.families import FAMILIES, resized
 from unnoise.checkpoints.layouts import bert, first_stage, numbered, texts
 from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.specs import TEXT_FIELDS, ModelSpec, ScheduleSpec
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError
-from unnoise.networks.autoencoder import Autoencoder
-from unnoise.networks.bert import BertEncoder
-from unnoise.networks.labels import ClassTokens, ClassTokensConfig
-from unnoise.networks.unet import UNet, UNetConfig
-from unnoise.networks.vq import VQAutoencoder
+from unnoise.families.spec import ModelSpec, ScheduleSpec
+from unnoise.families.table import FAMILIES, resized
+from unnoise.networks.autoencoder import AutoencoderConfig
+from unnoise.networks.labels import ClassTokensConfig
+from unnoise.networks.unet import UNetConfig
 
 UNET, STAGE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP, BERT, CLASSES = (f"cond_stage_model.{end}" for end in ("transformer.", "model.", "transformer.", "embedding."))
@@ -42,23 +40,14 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     config = numbered.unet_config(unet.shapes, {**_heads(family, unet), **hints.get("network", {})})
     stage = first_stage.part(weights.prefixed(STAGE), hints.get("autoencoder", {}))
     parts = {"network": _network(weights, unet, config, family, hints), **({"autoencoder": stage} if stage else {}), **texts_found}
-    spec, more = _schedule(weights, resized(FAMILIES[family], _fields(parts)))
+    spec, more = _schedule(weights, resized(FAMILIES[family], {place: part.config for place, part in parts.items()}))
     if config.guidance_width:
         spec = spec.model_copy(update=schedulers.distilled("LCMScheduler", spec, spec.prediction))
         more = [*more, "a latent consistency model: the network is told the guidance scale"]
-    if spec.class_tokens:
-        spec = spec.model_copy(update={"null_label": spec.class_tokens.classes - 1})
+    if isinstance(table := spec.networks.get("text_encoder"), ClassTokensConfig):
+        spec = spec.model_copy(update={"null_label": table.classes - 1})
     average = ["the averaged weights (model_ema) are used"] if _averaged(weights, unet, hints) else []
     return Found(spec, parts, (*told, *more, *average)).with_stage()
-
-
-def _fields(parts: Mapping[str, Part]) -> dict[str, Any]:
-    """The spec's fields that the file's own networks replace."""
-    names = {"network": "unet", **TEXT_FIELDS}
-    own = {BertEncoder: "bert", ClassTokens: "class_tokens", VQAutoencoder: "vq", Autoencoder: "autoencoder"}
-    fields = {own.get(part.network, names.get(place, place)): part.config for place, part in parts.items()}  # pyright: ignore[reportArgumentType]
-    other = {"vq": "autoencoder", "autoencoder": "vq"}
-    return {**fields, **{other[name]: None for name in list(fields) if name in other}}
 
 
 def _network(weights: Weights, unet: Weights, config: UNetConfig, family: str, hints: Hints) -> Part:
@@ -66,7 +55,7 @@ def _network(weights: Weights, unet: Weights, config: UNetConfig, family: str, h
         places = weights.prefixed("model_ema.diffusion_model").places
         unet = replace(unet, places={name: places[name.replace(".", "")] for name in unet})
     order = "head qkv d" if family.startswith("ldm") else "qkv head d"
-    return Part(UNet, config, numbered.unet(config, order), unet)
+    return Part(config, numbered.unet(config, order), unet)
 
 
 def _averaged(weights: Weights, unet: Weights, hints: Hints) -> bool:
@@ -103,8 +92,8 @@ def _xl(weights: Weights, unet: Weights, end: str) -> tuple[str, list[str]]:
 
 def _heads(family: str, unet: Weights) -> dict[str, Any]:
     """How attention is divided in each family; shapes do not show it."""
-    row = FAMILIES[family].unet if family in FAMILIES else None
-    if row is None:  # of another kind of network, or with more channels than the family has
+    row = FAMILIES[family].network if family in FAMILIES else None
+    if not isinstance(row, UNetConfig):  # of another kind of network, or with more channels than the family has
         channels = unet.shapes["input_blocks.0.0.weight"][1]
         raise FileError(f"{unet.path} has a U-Net of {channels} channels under the names of {family}: no such family runs here")
     return {"head_width": row.head_width, "heads": row.heads}
@@ -115,11 +104,11 @@ def _texts(weights: Weights, hints: Hints) -> dict[str, Part]:
     if f"{CLASSES}weight" in weights:
         classes, width = weights.shapes[f"{CLASSES}weight"]
         own = weights.prefixed("cond_stage_model.")
-        return {"text_encoder": Part(ClassTokens, ClassTokensConfig(classes, width), texts.same(), own)}
+        return {"text_encoder": Part(ClassTokensConfig(classes, width), texts.same(), own)}
     if f"{BERT}token_emb.weight" in weights:
         own = weights.prefixed(BERT)
         config = bert.bert_config(own.shapes, first)
-        return {"text_encoder": Part(BertEncoder, config, bert.bert(config), own)}
+        return {"text_encoder": Part(config, bert.bert(config), own)}
     found = {}
     for prefix, place, hint in ((CLIP, "text_encoder", first), (XL_CLIP, "text_encoder", first)):
         if any(f"{prefix}{front}embeddings.token_embedding.weight" in weights for front in ("text_model.", "")):  # "": old merges
@@ -154,9 +143,9 @@ def _schedule(weights: Weights, spec: ModelSpec) -> tuple[ModelSpec, list[str]]:
     if "ztsnr" in weights:
         update["schedule"] = spec.schedule.model_copy(update={"zero_terminal_snr": True})
         told.append("zero terminal SNR by a mark in the file")
-    if "scale_factor" in weights and spec.autoencoder:
+    if "scale_factor" in weights and isinstance(stage := spec.first_stage, AutoencoderConfig):
         scale = float(weights.read("scale_factor"))
-        update["autoencoder"] = replace(spec.autoencoder, scale=scale)
+        spec = spec.with_networks({"autoencoder": replace(stage, scale=scale)})
         told.append(f"latents scaled by {scale:.5g}")
     if spec.name == "sd2" and "prediction" not in update:
         told.append("v-prediction as most Stable Diffusion 2 files; nothing in a file tells: for the base model give prediction='eps'")

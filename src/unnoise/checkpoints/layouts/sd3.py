@@ -11,13 +11,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from unnoise.checkpoints.families import FAMILIES, resized
 from unnoise.checkpoints.keys import Shape, count
 from unnoise.checkpoints.layouts import first_stage, texts
 from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.specs import TEXT_FIELDS
 from unnoise.checkpoints.weights import Weights
-from unnoise.networks.mmdit import MMDiT, MMDiTConfig
+from unnoise.families.table import FAMILIES, resized
+from unnoise.networks.mmdit import MMDiTConfig
 
 MMDIT, STAGE, TEXTS = "model.diffusion_model.", "first_stage_model.", "text_encoders."
 
@@ -28,13 +27,11 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     if "joint_blocks.0.x_block.attn.qkv.weight" not in mmdit:
         return None
     config = mmdit_config(mmdit.shapes, hints.get("network", {}))
-    parts = {"network": Part(MMDiT, config, texts.same(), mmdit)}
+    parts = {"network": Part(config, texts.same(), mmdit)}
     if stage := first_stage.part(weights.prefixed(STAGE), hints.get("autoencoder", {})):
         parts["autoencoder"] = stage
     parts |= text_parts(weights, hints)
-    name = family(config)
-    fields = {"network": "mmdit", **TEXT_FIELDS}
-    spec = resized(FAMILIES[name], {fields.get(place, place): part.config for place, part in parts.items()})
+    spec = resized(FAMILIES[family(config)], {place: part.config for place, part in parts.items()})
     return Found(spec, parts, (f"{config.depth} joint blocks, {'with' if config.qk_norm else 'no'} norm of queries and keys",)).with_stage()
 
 

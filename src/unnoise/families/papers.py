@@ -9,45 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from unnoise.errors import UnknownName
-from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
-from unnoise.networks.bert import BertConfig, BertEncoder
-from unnoise.networks.classifier import Classifier, ClassifierConfig
-from unnoise.networks.controlnet import ControlNet, ControlNetConfig
-from unnoise.networks.dit import DiT, DiTConfig
-from unnoise.networks.labels import ClassTokens, ClassTokensConfig
-from unnoise.networks.mmdit import MMDiT, MMDiTConfig
-from unnoise.networks.ncsnpp import NCSNpp, NCSNppConfig
-from unnoise.networks.t5 import T5Config, T5Encoder
-from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
-from unnoise.networks.unet import UNet, UNetConfig
-from unnoise.networks.vq import VQAutoencoder, VQConfig
+from unnoise.families.spec import Backbone, TextConfig
+from unnoise.networks.autoencoder import AutoencoderConfig
+from unnoise.networks.bert import BertConfig
+from unnoise.networks.classifier import ClassifierConfig
+from unnoise.networks.controlnet import ControlNetConfig
+from unnoise.networks.dit import DiTConfig
+from unnoise.networks.labels import ClassTokensConfig
+from unnoise.networks.mmdit import MMDiTConfig
+from unnoise.networks.ncsnpp import NCSNppConfig
+from unnoise.networks.t5 import T5Config
+from unnoise.networks.text import CLIPTextConfig
+from unnoise.networks.unet import UNetConfig
+from unnoise.networks.vq import VQConfig
 
-TextConfig = CLIPTextConfig | T5Config | BertConfig | ClassTokensConfig  # what makes tokens of a prompt, or of a label
-FirstStage = AutoencoderConfig | VQConfig
-Config = UNetConfig | NCSNppConfig | DiTConfig | MMDiTConfig | ControlNetConfig | ClassifierConfig | FirstStage | TextConfig
-
-NETWORKS: dict[type, type[nn.Module]] = {
-    UNetConfig: UNet,
-    NCSNppConfig: NCSNpp,
-    DiTConfig: DiT,
-    MMDiTConfig: MMDiT,
-    ControlNetConfig: ControlNet,
-    ClassifierConfig: Classifier,
-    AutoencoderConfig: Autoencoder,
-    VQConfig: VQAutoencoder,
-    CLIPTextConfig: CLIPTextEncoder,
-    T5Config: T5Encoder,
-    BertConfig: BertEncoder,
-    ClassTokensConfig: ClassTokens,
-}
-
-
-def build(config: Config) -> nn.Module:
-    """The network of a configuration, freshly initialised, on the device that is current."""
-    return NETWORKS[type(config)](config)
+Config = Backbone | ControlNetConfig | ClassifierConfig | AutoencoderConfig | VQConfig | TextConfig
 
 
 class Family(NamedTuple):
@@ -97,7 +74,7 @@ class Published:
     side: int = 0  # of its pictures, in pixels
     conditions: str = ""  # what it is told beside the time
     paper: Paper = _UNSAID
-    autoencoder: FirstStage | None = None
+    autoencoder: AutoencoderConfig | VQConfig | None = None
     texts: tuple[TextConfig, ...] = ()
     tokens: int = 0  # of text, that one forward is counted with
 

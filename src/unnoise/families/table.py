@@ -5,45 +5,28 @@ Sizes are those of `published.py`; prediction, schedule and defaults are the aut
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from unnoise.checkpoints.published import PUBLISHED
-from unnoise.checkpoints.specs import Defaults, ModelSpec, ScheduleSpec
 from unnoise.errors import UnknownName
+from unnoise.families.papers import PUBLISHED
+from unnoise.families.spec import TEXT_PLACES, Defaults, ModelSpec, ScheduleSpec
 from unnoise.networks.autoencoder import AutoencoderConfig
-from unnoise.networks.bert import BertConfig
-from unnoise.networks.dit import DiTConfig
-from unnoise.networks.labels import ClassTokensConfig
-from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.ncsnpp import NCSNppConfig
-from unnoise.networks.t5 import T5Config
-from unnoise.networks.taesd import TinyAutoencoderConfig
 from unnoise.networks.unet import UNetConfig
-from unnoise.networks.vq import VQConfig
-
-FIELDS = {
-    UNetConfig: "unet",
-    DiTConfig: "dit",
-    MMDiTConfig: "mmdit",
-    NCSNppConfig: "ncsnpp",
-    AutoencoderConfig: "autoencoder",
-    VQConfig: "vq",
-    TinyAutoencoderConfig: "tiny",
-    T5Config: "text_3",
-    BertConfig: "bert",
-    ClassTokensConfig: "class_tokens",
-}
 
 
 def _row(name: str, published: str, **rest: Any) -> ModelSpec:
-    """A family whose networks have the sizes of a published model."""
+    """A family whose networks have the sizes of a published model; `network` replaces that of the published one."""
     model = PUBLISHED[published]
-    networks = {FIELDS[type(config)]: config for config in (model.network, model.autoencoder) if config}
-    clips = [config for config in model.texts if type(config) not in FIELDS]
-    networks |= dict(zip(("text", "text_2"), clips, strict=False))
-    networks |= {FIELDS[type(config)]: config for config in model.texts if type(config) in FIELDS}
-    return ModelSpec(**{"name": name, "family": name, "summary": model.title, "size": model.side, **networks, **rest})
+    networks = {
+        "network": rest.pop("network", model.network),
+        "autoencoder": model.autoencoder,
+        **dict(zip(TEXT_PLACES, model.texts, strict=False)),
+    }
+    given = {place: config for place, config in networks.items() if config}
+    return ModelSpec(**{"name": name, "family": name, "summary": model.title, "size": model.side, "networks": given, **rest})
 
 
 LATENT = ScheduleSpec(kind="vp", betas="scaled_linear")  # Stable Diffusion 1 and 2, SDXL: 0.00085 to 0.012
@@ -103,11 +86,11 @@ _PIXELS: dict[str, tuple[str, dict[str, Any]]] = {
     "iddpm-cifar": ("iddpm-cifar", _IDDPM),
     "iddpm-64-class": (
         "iddpm-64",
-        {**_IDDPM, **_LABELS, "unet": replace(_IDDPM_UNET, widths=(192, 384, 576, 768), num_classes=1000)}
+        {**_IDDPM, **_LABELS, "network": replace(_IDDPM_UNET, widths=(192, 384, 576, 768), num_classes=1000)}
         | {"schedule": ScheduleSpec(kind="vp", betas="cosine", steps=4000)},
     ),
-    "iddpm-lsun": ("iddpm-64", {**_IDDPM, "schedule": DDPM, "size": 256, "unet": replace(_IDDPM_UNET, **_LSUN)}),
-    "iddpm-upsampler": ("iddpm-64", {**_IDDPM, **_UPSAMPLER, "schedule": SLOW, "size": 256, "unet": replace(_IDDPM_UNET, **_UP)}),
+    "iddpm-lsun": ("iddpm-64", {**_IDDPM, "schedule": DDPM, "size": 256, "network": replace(_IDDPM_UNET, **_LSUN)}),
+    "iddpm-upsampler": ("iddpm-64", {**_IDDPM, **_UPSAMPLER, "schedule": SLOW, "size": 256, "network": replace(_IDDPM_UNET, **_UP)}),
     "adm-256": ("adm-256", {**_ADM, **_LABELS}),
     "adm-256-uncond": ("adm-256-uncond", _ADM),
     "adm-64": ("adm-64", {**_ADM, **_LABELS, "schedule": SHORT_COSINE}),
@@ -132,7 +115,7 @@ _PIXELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "score-sde-ddpmpp-cifar": ("score-sde-ddpmpp-cifar", {**_EDM, **_VP, "defaults": _CORRECTED}),
     "score-sde-ncsnpp-cifar": ("score-sde-ncsnpp-cifar", {**_EDM, **_VE, "defaults": _CORRECTED}),
-    "score-sde-ddpm-cifar": ("score-sde-ddpmpp-cifar", {**_DDPM, "ncsnpp": _SCORE_DDPM}),
+    "score-sde-ddpm-cifar": ("score-sde-ddpmpp-cifar", {**_DDPM, "network": _SCORE_DDPM}),
     **{name: (name, _DIT) for name in PUBLISHED if name.startswith("dit-")},
 }
 
@@ -144,11 +127,10 @@ FAMILIES: dict[str, ModelSpec] = {
             "ldm-class",
             "ldm-4-imagenet",
             conditioning="label_tokens",
-            class_tokens=ClassTokensConfig(),
             null_label=1000,
             **{**_LDM, "defaults": Defaults(sampler="ddim", num_inference_steps=50, guidance_scale=3.0)},
         ),
-        _row("ldm-text", "ldm-text", conditioning="bert", bert=BertConfig(), **{**_SD, "schedule": LATENT}),
+        _row("ldm-text", "ldm-text", conditioning="bert", **{**_SD, "schedule": LATENT}),
         _row("sd1", "sd1", **_SD1),
         _row("sd1-inpainting", "sd1-inpainting", **_SD1, **_INPAINT),
         _row("sd2", "sd2-v", **{**_SD2, "prediction": "v"}),
@@ -187,9 +169,9 @@ def family(name: str) -> ModelSpec:
     return FAMILIES[name]
 
 
-def resized(spec: ModelSpec, networks: dict[str, Any]) -> ModelSpec:
-    """The family with networks of other sizes, by the names of the spec's fields; a first stage keeps the family's scale and shift."""
-    stage = networks.get("autoencoder")
-    if stage is not None and spec.autoencoder is not None:
-        networks = {**networks, "autoencoder": replace(stage, scale=spec.autoencoder.scale, shift=spec.autoencoder.shift)}
-    return spec.model_copy(update=networks)
+def resized(spec: ModelSpec, networks: Mapping[str, Any]) -> ModelSpec:
+    """The family with networks of other sizes, by place; an autoencoder of the family's kind keeps the family's scale and shift."""
+    stage, published = networks.get("autoencoder"), spec.first_stage
+    if isinstance(stage, AutoencoderConfig) and isinstance(published, AutoencoderConfig):
+        networks = {**networks, "autoencoder": replace(stage, scale=published.scale, shift=published.shift)}
+    return spec.with_networks(networks)
