@@ -441,7 +441,7 @@ def test_a_new_file_is_for_everyone_that_the_users_files_are_for(unet, tmp_path)
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full disk", "Ctrl-C"])
 def test_a_save_that_fails_leaves_the_old_file(unet, tmp_path, monkeypatch, error):
-    from unnoise.checkpoints import files as written
+    from unnoise.checkpoints.store import write as written
 
     path = tmp_path / "model.safetensors"
     unet.save(path)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unnoise.checkpoints import opening
+from unnoise.checkpoints import recognise
 from unnoise.checkpoints.layouts import controlnet
 from unnoise.errors import ArgumentError, FileError
 from unnoise.loading import locate
@@ -72,7 +72,7 @@ def load_control(
     """
     where = model.device if model else devices.device(device)
     precision = model.dtype if model else devices.dtype(dtype, where)
-    part = opening.control(locate(control, variant), config or {}, variant)
+    part = recognise.control(locate(control, variant), config or {}, variant)
     sizes = part.config
     family = controlnet.family(sizes)
     if family == "sd3" and sizes.hint_channels != sizes.mmdit.in_channels:

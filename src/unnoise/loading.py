@@ -10,8 +10,10 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from unnoise.checkpoints import headers, inspecting, native, opening, saving
-from unnoise.checkpoints.parts import Found, Part
+from unnoise.checkpoints import native, recognise, save
+from unnoise.checkpoints.found import Found, Part
+from unnoise.checkpoints.inspect import describe
+from unnoise.checkpoints.store import header
 from unnoise.errors import ArgumentError, FileError, UnknownName
 from unnoise.families.spec import ModelSpec
 from unnoise.families.table import FAMILIES
@@ -69,13 +71,13 @@ def load(
     """
     where = devices.device(device)
     path, precision = locate(model, variant), devices.dtype(dtype, where)
-    if path.is_file() and headers.read(path).metadata.get("format", "").startswith(native.FORMAT.split("-")[0]):
+    if path.is_file() and header.read(path).metadata.get("format", "").startswith(native.FORMAT.split("-")[0]):
         _nothing(path, parts=parts, config=config, variant=variant, prediction=prediction)
         spec, tokenizer, networks = native.load(path, precision, where)
         return Model(spec, tokenizer, networks, file=path)
     found = _with_parts(_opened(path, config, variant), parts or {})
     if config:
-        opening.check_used({place: given for place, given in config.items() if place not in (parts or {})}, found)
+        recognise.check_used({place: given for place, given in config.items() if place not in (parts or {})}, found)
     spec = found.spec if prediction is None else _predicting(found.spec, prediction)
     networks = nn.ModuleDict({place: part.load(precision, where) for place, part in found.parts.items() if place in spec.networks})
     if preview := _tiny(found, (parts or {}).get("preview")):
@@ -111,9 +113,9 @@ TAKERS = {
 def _opened(path: Path, config: Mapping[str, Mapping[str, Any]] | None, variant: str | None) -> Found:
     """Raises FileError, which says of another kind of file who takes it."""
     try:
-        return opening.opened(path, config, variant)
-    except opening.NoModel:
-        kind = inspecting.inspect(path)["kind"]
+        return recognise.model(path, config, variant)
+    except recognise.NoModel:
+        kind = describe(path)["kind"]
         if kind not in TAKERS:
             raise
         raise FileError(f"{path} is no whole model but of kind {kind}: give it to {TAKERS[kind]}") from None
@@ -123,8 +125,8 @@ def _tiny(found: Found, path: str | Path | None) -> Part | None:
     """The tiny autoencoder that previews are decoded by. Raises FileError where it is none, or of other latents."""
     if path is None:
         return None
-    part = opening.part(locate(path), "autoencoder")
-    opening.replaced(found.spec, "autoencoder", part)
+    part = recognise.part(locate(path), "autoencoder")
+    recognise.replaced(found.spec, "autoencoder", part)
     if part.config.kind != "tiny":
         raise FileError(f"{path} is a whole autoencoder: a preview is decoded by a tiny one (TAESD)")
     return part
@@ -136,10 +138,10 @@ def rewrite(model: str | Path, out: str | Path, layout: str | None = None) -> st
     model: as for `load`. layout: "diffusers", "ldm" or "dit"; None: by the output's name and the family. Raises UnknownName, FileError.
     """
     path = locate(model)
-    found = opening.opened(path)
-    chosen = layout or saving.usual(Path(out), found.spec)
+    found = recognise.model(path)
+    chosen = layout or save.usual_layout(Path(out), found.spec)
     networks = {place: part.load() for place, part in found.parts.items()}
-    saving.save(out, found.spec, networks, chosen, tokenizers=_tokenizers(found), source=path)
+    save.model(out, found.spec, networks, chosen, tokenizers=_tokenizers(found), source=path)
     return chosen
 
 
@@ -150,7 +152,7 @@ def inspect(model: str | Path) -> dict[str, Any]:
     Raises UnknownName, or FileError for what is no file of weights.
     """
     path = Path(model)
-    return inspecting.inspect(path if path.exists() else locate(model))
+    return describe(path if path.exists() else locate(model))
 
 
 def _with_parts(found: Found, given: Mapping[str, str | Path | None]) -> Found:
@@ -170,8 +172,8 @@ def _with_parts(found: Found, given: Mapping[str, str | Path | None]) -> Found:
             )
         parts.pop(place, None)
         if path is not None:
-            parts[place] = opening.part(locate(path), place)
-            spec = opening.replaced(spec, place, parts[place])
+            parts[place] = recognise.part(locate(path), place)
+            spec = recognise.replaced(spec, place, parts[place])
     return Found(spec, parts, found.told, found.tokenizers).with_stage()
 
 
@@ -199,9 +201,9 @@ def _safety(
     if asked := given.get("safety_checker"):
         if spec.conditioning not in PHOTOGRAPHIC:
             raise ArgumentError(f"got a safety checker for {spec.name}, which draws no photographs of anything: leave it out")
-        part = opening.safety_checker(locate(asked))
+        part = recognise.safety_checker(locate(asked))
     else:
-        part = None if "safety_checker" in given else opening.safety(path)
+        part = None if "safety_checker" in given else recognise.safety(path)
     return SafetyChecker(part.load(dtype, device)) if part else None  # pyright: ignore[reportArgumentType]
 
 
@@ -221,7 +223,7 @@ def locate(model: str | Path, variant: str | None = None) -> Path:
     if path.is_absolute() or str(model).startswith((".", "~")) or (len(path.parts) > 1 and not isinstance(model, str)):
         raise FileError(f"no such file or folder: {path}; expected {expected}")
     if isinstance(model, str) and "/" in model:
-        from unnoise.checkpoints import hub
+        from unnoise.checkpoints.store import hub
 
         if hub.is_id(model):
             return hub.resolve(model, variant=variant)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from unnoise.checkpoints import keys
+from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.layouts import bert as layouts
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
 from unnoise.networks import wordpiece
 from unnoise.networks.bert import BertConfig, BertEncoder

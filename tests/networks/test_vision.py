@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unnoise.checkpoints.opening import SAFETY
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.found import Part
+from unnoise.checkpoints.recognise import SAFETY
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import ArgumentError
 from unnoise.networks.vision import VISION, CLIPVisionConfig, CLIPVisionEncoder, SafetyConfig, SafetyNetwork, cosines
 

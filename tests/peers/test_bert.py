@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.layouts.bert import bert_config, diffusers_bert
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.networks import wordpiece
 
 TEXTS = (

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from networks.golden_sd3 import Golden, read
 from peers import tiny
 from peers.replay import replay
+from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.keys import Layout
 from unnoise.checkpoints.layouts import diffusers as layouts
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions, schedules
 from unnoise.diffusion.grids import grid

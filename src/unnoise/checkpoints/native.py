@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from unnoise.checkpoints import files
+from unnoise.checkpoints.store import write
 from unnoise.errors import FileError
 from unnoise.families.spec import ModelSpec
 from unnoise.networks.text import CLIPTextConfig
@@ -27,12 +27,12 @@ FORMATS = ("unnoise-1", FORMAT)  # those that are read; the first has one field 
 def save(path: Path, spec: ModelSpec, tokenizer: Tokenizer, weights: dict[str, Tensor]) -> None:
     """Write the file whole or not at all."""
     header = {"format": FORMAT, "spec": spec.model_dump_json(), "tokenizer": tokenizer.pieces.to_str()}
-    files.write(path, weights, header)
+    write.tensors(path, weights, header)
 
 
 def load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[ModelSpec, Tokenizer, nn.ModuleDict]:
     """The spec, the tokenizer and the networks in eval mode. Raises FileError with one line."""
-    with files.opened(path, str(device)) as file:
+    with write.opened(path, str(device)) as file:
         spec, tokenizer = _header(path, file.metadata() or {})
         weights = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # the keys of a file, which is no dict
     return spec, tokenizer, _networks(path, spec, weights)
@@ -40,7 +40,7 @@ def load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[ModelSpe
 
 def read_spec(path: Path) -> ModelSpec:
     """The spec alone, from the file's header."""
-    with files.opened(path) as file:
+    with write.opened(path) as file:
         return _header(path, file.metadata() or {})[0]
 
 
@@ -52,7 +52,7 @@ def file_hash(path: Path) -> str:
 
 @lru_cache
 def _hashed(path: Path, _size: int, _changed: int) -> str:
-    return files.sha256(path)[:10]
+    return write.sha256(path)[:10]
 
 
 def _header(path: Path, metadata: dict[str, str]) -> tuple[ModelSpec, Tokenizer]:
@@ -107,7 +107,7 @@ def _networks(path: Path, spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Mod
     """Modules around the file's own tensors: built empty, then given them."""
     networks = spec.build("meta")
     expected = {name: p.shape for name, p in networks.named_parameters()}
-    files.match(path, {name: value.shape for name, value in weights.items()}, expected)
+    write.match(path, {name: value.shape for name, value in weights.items()}, expected)
     for name, value in weights.items():
         owner, _, leaf = name.rpartition(".")
         setattr(networks.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))

@@ -13,10 +13,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from unnoise.checkpoints.found import Found, Hints, Part
 from unnoise.checkpoints.keys import Layout, Order, Shape, count
 from unnoise.checkpoints.layouts import numbered, sizes
-from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
 from unnoise.families.spec import ModelSpec
 from unnoise.families.table import FAMILIES

@@ -5,10 +5,10 @@ Nothing in a file tells a consistency function from its teacher, which is an EDM
 
 from __future__ import annotations
 
+from unnoise.checkpoints.found import Found, Hints, Part
 from unnoise.checkpoints.keys import Layout
 from unnoise.checkpoints.layouts import adm, numbered, sizes
-from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.families.table import FAMILIES
 from unnoise.networks.unet import UNetConfig
 

@@ -15,10 +15,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from unnoise.checkpoints.folder.configs import UNET
+from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.keys import Layout, Shape, count
 from unnoise.checkpoints.layouts import diffusers, numbered
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
 from unnoise.networks.controlnet import ControlNetConfig
 from unnoise.networks.controlnet_mmdit import Form, MMDiTControlNetConfig
@@ -98,7 +99,7 @@ def _told(config: Config, read: Mapping[str, Any]) -> dict[str, Any]:
     """What a config.json says beside the shapes."""
     if not config:
         return {}
-    whole = diffusers.unet_config({"out_channels": read["in_channels"], **config})
+    whole = UNET.read({"out_channels": read["in_channels"], **config})
     names = ["heads", "head_width", "time_shift", "time_cos_first", "groups", "eps", *([] if read["context_width"] else ["context_width"])]
     return {name: getattr(whole, name) for name in names}
 

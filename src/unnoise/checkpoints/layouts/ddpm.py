@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from unnoise.checkpoints.found import Found, Hints, Part
 from unnoise.checkpoints.keys import Layout, Shape, count
 from unnoise.checkpoints.layouts import sizes
-from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.families.table import FAMILIES
 from unnoise.networks.unet import UNetConfig
 

@@ -14,10 +14,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from unnoise.checkpoints.found import Found, Hints, Part
 from unnoise.checkpoints.keys import Layout, Shape
 from unnoise.checkpoints.layouts import sizes
-from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.families.spec import ModelSpec
 from unnoise.families.table import family
 from unnoise.networks.ncsnpp import NCSNppConfig

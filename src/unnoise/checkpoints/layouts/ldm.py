@@ -13,18 +13,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from unnoise.checkpoints import schedulers
+import torch
+from torch import Tensor
+
+from unnoise.checkpoints.folder import schedulers
+from unnoise.checkpoints.found import Found, Hints, Part
+from unnoise.checkpoints.keys import Networks, under, write
 from unnoise.checkpoints.layouts import bert, first_stage, numbered, texts
-from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
-from unnoise.families.spec import ModelSpec, ScheduleSpec
+from unnoise.families.spec import TEXT_PLACES, ModelSpec, Place, ScheduleSpec
 from unnoise.families.table import FAMILIES, resized
 from unnoise.networks.autoencoder import AutoencoderConfig
+from unnoise.networks.bert import BertConfig
 from unnoise.networks.labels import ClassTokensConfig
+from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.unet import UNetConfig
 
-UNET, STAGE = "model.diffusion_model.", "first_stage_model."
+UNET = "model.diffusion_model."
 CLIP, OPEN_CLIP, BERT, CLASSES = (f"cond_stage_model.{end}" for end in ("transformer.", "model.", "transformer.", "embedding."))
 XL_CLIP, XL_OPEN_CLIP, REFINER_OPEN_CLIP = (f"conditioner.embedders.{end}." for end in ("0.transformer", "1.model", "0.model"))
 
@@ -38,7 +44,7 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     family, told = _family(weights, unet)
     family = hints.get("file", {}).get("family", family)
     config = numbered.unet_config(unet.shapes, {**_heads(family, unet), **hints.get("network", {})})
-    stage = first_stage.part(weights.prefixed(STAGE), hints.get("autoencoder", {}))
+    stage = first_stage.part(weights.prefixed(first_stage.PREFIX), hints.get("autoencoder", {}))
     parts = {"network": _network(weights, unet, config, family, hints), **({"autoencoder": stage} if stage else {}), **texts_found}
     spec, more = _schedule(weights, resized(FAMILIES[family], {place: part.config for place, part in parts.items()}))
     if config.guidance_width:
@@ -155,3 +161,85 @@ def _schedule(weights: Weights, spec: ModelSpec) -> tuple[ModelSpec, list[str]]:
 def _says_v(metadata: Mapping[str, str]) -> bool:
     words = (metadata.get("modelspec.prediction_type", ""), metadata.get("ss_v_parameterization", ""))
     return words[0].lower() in ("v", "v_prediction") or words[1].lower() == "true"
+
+
+# Written
+
+
+def tensors(spec: ModelSpec, networks: Networks) -> dict[str, Tensor]:
+    """The tensors of a file of CompVis or Stability AI. Raises FileError for another family."""
+    unet = spec.network
+    if not isinstance(unet, UNetConfig) or spec.first_stage is None or spec.conditioning in ("draft", "labels"):
+        raise FileError(f"layout 'ldm' has latent diffusion, Stable Diffusion and SDXL, got {spec.name}: use another layout")
+    order = "head qkv d" if spec.name.startswith("ldm") else "qkv head d"
+    found = under(UNET, write(numbered.unet(unet, order), networks["network"].state_dict()))
+    found |= first_stage.tensors(spec.first_stage, networks)
+    for place in TEXT_PLACES[:2]:
+        if place in networks:
+            found |= _condition(spec, place, networks[place].state_dict())
+    return found
+
+
+def _condition(spec: ModelSpec, place: Place, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    config = spec.networks[place]
+    if isinstance(config, ClassTokensConfig):
+        return under("cond_stage_model.", weights)
+    if isinstance(config, BertConfig):
+        return under(BERT, write(bert.bert(config), weights))
+    assert isinstance(config, CLIPTextConfig)  # the conditionings that are left
+    older = isinstance(spec.network, UNetConfig) and not spec.network.linear_projection
+    if (spec.conditioning == "sdxl" and place == "text_encoder") or (spec.conditioning == "clip" and older):
+        return under(XL_CLIP if spec.conditioning == "sdxl" else CLIP, write(texts.clip(config), weights))
+    prefix = {"refiner": REFINER_OPEN_CLIP, "sdxl": XL_OPEN_CLIP}.get(spec.conditioning, OPEN_CLIP)
+    stored = write(texts.open_clip(config), weights)
+    return under(prefix, stored if spec.conditioning != "clip" else _lengthened(stored, config.layers))
+
+
+def _lengthened(stored: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """With the last layer that Stable Diffusion 2's file has and nothing reads, which its folder lacks: zeros, so it changes nothing."""
+    last = f"transformer.resblocks.{layers - 1}."
+    more = {
+        key.replace(last, f"transformer.resblocks.{layers}."): torch.zeros_like(value)
+        for key, value in stored.items()
+        if key.startswith(last)
+    }
+    return stored | more
+
+
+def constants(stored: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """What the authors' files hold beside weights: the numbers of positions, and the schedule's tables where the family has them."""
+    found = {}
+    for prefix in (CLIP, XL_CLIP):
+        table = stored.get(f"{prefix}text_model.embeddings.position_embedding.weight")
+        if table is not None:
+            found[f"{prefix}text_model.embeddings.position_ids"] = torch.arange(len(table))[None]
+    if spec.network.kind == "unet" and spec.schedule.kind == "vp" and spec.conditioning not in ("sdxl", "refiner"):
+        found |= tables(spec)
+    if spec.schedule.kind == "vp" and spec.schedule.zero_terminal_snr:
+        found["ztsnr"] = torch.zeros(0)
+    if spec.prediction == "v":
+        found["v_pred"] = torch.zeros(0)
+    return found
+
+
+def tables(spec: ModelSpec) -> dict[str, Tensor]:
+    """The buffers of CompVis' DDPM class, computed in float64 (ldm/models/diffusion/ddpm.py, `register_schedule`)."""
+    bar: Tensor = spec.schedule.build().alpha_bar  # pyright: ignore[reportAttributeAccessIssue]
+    before = torch.cat([bar.new_ones(1), bar[:-1]])
+    alpha = bar / before
+    variance = (1 - alpha) * (1 - before) / (1 - bar)
+    found = {
+        "betas": 1 - alpha,
+        "alphas_cumprod": bar,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": bar.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - bar).sqrt(),
+        "log_one_minus_alphas_cumprod": (1 - bar).log(),
+        "sqrt_recip_alphas_cumprod": (1 / bar).sqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / bar - 1).sqrt(),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
+        "posterior_mean_coef1": (1 - alpha) * before.sqrt() / (1 - bar),
+        "posterior_mean_coef2": (1 - before) * alpha.sqrt() / (1 - bar),
+    }
+    return {name: table.float() for name, table in found.items()}

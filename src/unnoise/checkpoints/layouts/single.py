@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.keys import Layout, Shape
 from unnoise.checkpoints.layouts import diffusers, texts
 from unnoise.checkpoints.layouts import first_stage as stages
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
 from unnoise.networks.taesd import TinyAutoencoderConfig
 

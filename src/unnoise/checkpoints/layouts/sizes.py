@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.families.spec import ModelSpec
 from unnoise.families.table import FAMILIES
 from unnoise.networks.unet import UNetConfig

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.keys import Layout, Shape, count
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.networks.t5 import T5Config
 from unnoise.networks.text import CLIPTextConfig
 
