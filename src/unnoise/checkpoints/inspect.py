@@ -196,7 +196,7 @@ def _adapter(path: Path, weights: Weights) -> dict[str, Any] | None:
         if kind := other_kind(others):
             return {"kind": "adapter", "told": [f"{kind}, which is not read: LoRA, LoCon, LoHa, LoKr, DoRA and whole differences are"]}
         return None
-    trained_for = families.told(weights, modules)
+    trained_for = families.of_file(weights, modules)
     dialect = next((name for pattern, name in DIALECTS.items() if any(re.search(pattern, key) for key in weights)), "")
     count = len(modules) + len(numbered) // 2
     words = [word.word for word in bundled(weights, others)[0]]
