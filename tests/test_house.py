@@ -122,7 +122,7 @@ PLANTS = {
         {"unnoise.images.x": "def f():\n    import unnoise.data.y"},
         "x imports unnoise.data.y",
     ),
-    "an upward relative import": (house.upward, {"unnoise.runtime.devices": "from ..cli import app"}, "devices imports unnoise.cli"),
+    "an upward relative import": (house.upward, {"unnoise.runtime.placement": "from ..cli import app"}, "placement imports unnoise.cli"),
     "an upward import by name": (house.upward, {"unnoise.data.x": BY_NAME}, "x imports unnoise.training"),
     "the front door from below": (house.upward, {"unnoise.networks.dit": "import unnoise"}, "dit imports unnoise:"),
     "neighbours": (house.upward, {"unnoise.networks.dit": "from unnoise.diffusion import grids"}, "dit imports unnoise.diffusion"),

@@ -12,7 +12,7 @@ from torch import nn
 from unnoise.checkpoints.layouts import adm
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import FileError
-from unnoise.runtime import devices
+from unnoise.runtime import placement
 
 
 def load_classifier(file: str | Path, *, dtype: str = "auto", device: str = "auto", config: Mapping[str, Any] | None = None) -> nn.Module:
@@ -20,10 +20,10 @@ def load_classifier(file: str | Path, *, dtype: str = "auto", device: str = "aut
 
     config: what shapes do not show, such as {"blocks": 2}. Raises FileError, ArgumentError or UnknownName.
     """
-    where = devices.device(device)
+    where = placement.device(device)
     weights = Weights.open(file)
     part = adm.classifier_part(weights, config or {})
     if part is None:
         raise FileError(f"{file} is no classifier of guided-diffusion: {weights.some}")
-    precision: torch.dtype = devices.dtype(dtype, where)
+    precision: torch.dtype = placement.dtype(dtype, where)
     return part.load(precision, where).requires_grad_(False)

@@ -17,7 +17,7 @@ from unnoise.loading import locate
 from unnoise.model import Model
 from unnoise.networks.controlnet import ControlNet
 from unnoise.networks.controlnet_mmdit import MMDiTControlNet
-from unnoise.runtime import devices
+from unnoise.runtime import placement
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def load_control(
     variant: of a folder's files, such as "fp16". config: fields of the network's config that the file does not show, such as {"heads": 4}.
     Raises ArgumentError, UnknownName or FileError.
     """
-    where = model.device if model else devices.device(device)
-    precision = model.dtype if model else devices.dtype(dtype, where)
+    where = model.device if model else placement.device(device)
+    precision = model.dtype if model else placement.dtype(dtype, where)
     part = opening.control(locate(control, variant), config or {}, variant)
     sizes = part.config
     family = controlnet.family(sizes)

@@ -20,7 +20,7 @@ from unnoise.model import BUILTIN, PHOTOGRAPHIC, Model
 from unnoise.networks import tokenizers, wordpiece
 from unnoise.networks.taesd import TinyAutoencoder
 from unnoise.networks.tokenizers import Tokenizer
-from unnoise.runtime import devices
+from unnoise.runtime import placement
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 BESIDE = ("preview", "safety_checker")  # places of networks that are no part of the model
@@ -68,8 +68,8 @@ def load(
     `Model.told` says what told the family.
     Raises UnknownName, ArgumentError or FileError.
     """
-    where = devices.device(device)
-    path, precision = locate(model, variant), devices.dtype(dtype, where)
+    where = placement.device(device)
+    path, precision = locate(model, variant), placement.dtype(dtype, where)
     if path.is_file() and headers.read(path).metadata.get("format", "").startswith(native.FORMAT.split("-")[0]):
         _nothing(path, parts=parts, config=config, variant=variant, prediction=prediction)
         spec, tokenizer, networks = native.load(path, precision, where)

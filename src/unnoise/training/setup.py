@@ -20,7 +20,7 @@ from unnoise.networks.dit import DiTConfig
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.networks.unet import UNetConfig
-from unnoise.runtime import devices
+from unnoise.runtime import placement
 from unnoise.training import checkpoints
 from unnoise.training.config import TrainConfig
 from unnoise.training.ema import EMA
@@ -90,7 +90,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _device(name: str) -> torch.device:
     """auto: a CUDA GPU or the CPU; times are float64, which MPS lacks."""
-    return devices.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    return placement.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def spec(config: TrainConfig, tokenizer: Tokenizer) -> ModelSpec:
