@@ -22,14 +22,14 @@ from unnoise.checkpoints import native
 from unnoise.checkpoints.specs import Defaults, ModelSpec, ScheduleSpec
 from unnoise.diffusion.noise import Streams
 from unnoise.diffusion.solvers import SOLVERS
-from unnoise.encoding import Encoder
+from unnoise.pipeline.encoding import Encoder
 from unnoise.errors import ArgumentError, FileError, NonFiniteError, UnknownName, UnnoiseError
-from unnoise.model import BUILTIN, Model, Progress, Result, arguments
+from unnoise.pipeline.model import BUILTIN, Model, Progress, Result, arguments
 from unnoise.networks import tokenizers
 from unnoise.networks.dit import DiTConfig
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.unet import UNetConfig
-from unnoise.request import ARGUMENTS, OUTPUT_TYPES
+from unnoise.pipeline.request import ARGUMENTS, OUTPUT_TYPES
 
 BACKBONES = {
     "unet": {"unet": UNetConfig(3, 3, widths=(32, 32), blocks=1, depths=(0, 1), heads=2, context_width=0, pooled_width=16, patch=2)},
@@ -126,7 +126,7 @@ def test_generate_is_the_end_of_the_stream(model):
 
 def test_generate_holds_one_step_at_a_time(unet, monkeypatch):
     """And the one that is being made: a thousand steps are not a thousand states."""
-    import unnoise.model as module
+    import unnoise.pipeline.model as module
 
     made, alive = [], []
 
@@ -568,7 +568,7 @@ def test_what_names_no_model(wrong):
 
 @pytest.mark.parametrize("name", ["emoji", "", "folder/model.ckpt"])
 def test_an_unknown_model_where_none_is_known(name, monkeypatch, tmp_path):
-    import unnoise.loading as module
+    import unnoise.pipeline.loading as module
 
     monkeypatch.setattr(module, "BUILTIN", tmp_path)
     with pytest.raises(UnnoiseError) as refused:

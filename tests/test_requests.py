@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import unnoise
-from unnoise import adapting
+from unnoise.pipeline import adapters as adapting
 from unnoise.checkpoints import families, native
 from unnoise.errors import ArgumentError
-from unnoise.model import BUILTIN
-from unnoise.request import MORE, READ_BY, Request, request
+from unnoise.pipeline.model import BUILTIN
+from unnoise.pipeline.request import MORE, READ_BY, Request, request
 
 
 @pytest.mark.parametrize(

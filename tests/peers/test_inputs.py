@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import unnoise
 from peers.families import PROMPT, half, pair, picture
 from unnoise.errors import NonFiniteError
-from unnoise.model import Model
+from unnoise.pipeline.model import Model
 from unnoise.runtime import first_stage
 
 pytest.importorskip("diffusers")

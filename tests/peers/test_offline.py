@@ -14,7 +14,7 @@ from torch import nn
 import unnoise
 from networks import golden, golden_pixels
 from peers.families import PROMPT, Pairs, half, once, picture
-from unnoise.model import Model
+from unnoise.pipeline.model import Model
 from unnoise.networks.text import CLIPTextEncoder
 
 pytest.importorskip("diffusers")

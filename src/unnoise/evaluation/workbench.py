@@ -31,8 +31,8 @@ from unnoise.errors import ArgumentError, UnknownName, UnnoiseError
 from unnoise.evaluation import mixture
 from unnoise.evaluation.mixture import Mixture
 from unnoise.evaluation.verdicts import Pair, Report, Row
-from unnoise.model import Model
-from unnoise.request import request
+from unnoise.pipeline.model import Model
+from unnoise.pipeline.request import request
 
 BUDGETS = (4, 8, 12, 16, 20, 30, 50)
 NUMBERS = 10_000  # that are drawn from the mixture at once

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from unnoise.errors import NonFiniteError
+from unnoise.runtime.placement import Networks
 
 WHOLE = 96  # latents a side that are decoded in one piece; above, in tiles of TILE
 TILE = 24  # as benchmarks/decode.py measures: a strip is as large as 24x24 latents
@@ -19,25 +21,35 @@ class Decoded(NamedTuple):
     dtype: torch.dtype  # what it took: a half precision that overflowed is not the model's
 
 
-def encode(stage: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
-    """Latents (b, c, h', w') of pictures (b, 3, h, w) in -1..1, drawn by unit noise of their shape, as the diffusion model sees them."""
-    dtype = next(stage.parameters()).dtype
-    rows = []
-    for picture, unit in zip(x.split(1), noise.split(1), strict=True):
-        posterior = stage.encode(picture.to(dtype), tile=_tile(max(unit.shape[2:])))
-        rows.append(stage.scaled(posterior.sample(unit.to(dtype))).float())
-    return finite(torch.cat(rows), "autoencoder: the image's latents are not finite")
+@dataclass(frozen=True)
+class Stage:
+    """The autoencoder of a model, where its networks run."""
 
+    networks: Networks
 
-def decode(stage: nn.Module, latents: Tensor) -> Decoded:
-    """Where half precision overflows (SDXL's autoencoder does in float16) the same again in float32. Raises NonFiniteError."""
-    dtype = next(stage.parameters()).dtype
-    pictures = _decode(stage, latents, dtype)
-    if bool(torch.isfinite(pictures).all()) or dtype == torch.float32:
-        return Decoded(finite(pictures, "autoencoder: the decoded picture is not finite"), dtype)
-    finite(latents, "denoiser: the latents to decode are not finite")
-    pictures = _decode(copy.deepcopy(stage).float(), latents, torch.float32)
-    return Decoded(finite(pictures, "autoencoder: the decoded picture is not finite, in float32 too"), torch.float32)
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.networks.placement.dtype
+
+    def encode(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Encode pictures (b, 3, h, w) in -1..1, drawn by unit noise of the latents' shape: (b, c, h', w') as the diffusion model sees
+        them. Raises NonFiniteError."""
+        rows = []
+        with self.networks.on("autoencoder") as stage:
+            for picture, unit in zip(x.split(1), noise.split(1), strict=True):
+                posterior = stage.encode(picture.to(self.dtype), tile=_tile(max(unit.shape[2:])))
+                rows.append(stage.scaled(posterior.sample(unit.to(self.dtype))).float())
+        return finite(torch.cat(rows), "autoencoder: the image's latents are not finite")
+
+    def decode(self, latents: Tensor) -> Decoded:
+        """Decode latents; where half precision overflows (SDXL's autoencoder does in float16) again in float32. Raises NonFiniteError."""
+        with self.networks.on("autoencoder") as stage:
+            pictures = _decode(stage, latents, self.dtype)
+            if self.dtype == torch.float32 or bool(torch.isfinite(pictures).all()):
+                return Decoded(finite(pictures, "autoencoder: the decoded picture is not finite"), self.dtype)
+            finite(latents, "denoiser: the latents to decode are not finite")
+            pictures = _decode(copy.deepcopy(stage).float(), latents, torch.float32)
+        return Decoded(finite(pictures, "autoencoder: the decoded picture is not finite, in float32 too"), torch.float32)
 
 
 def _decode(stage: nn.Module, latents: Tensor, dtype: torch.dtype) -> Tensor:

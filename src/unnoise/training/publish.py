@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from unnoise.errors import ArgumentError, FileError
-from unnoise.model import Model
+from unnoise.pipeline.model import Model
 from unnoise.training.loop import Run
 from unnoise.training.setup import spec
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
-
-import torch
-from torch import nn
 
 from unnoise.checkpoints import headers, inspecting, native, opening, saving
 from unnoise.checkpoints.families import FAMILIES
@@ -16,13 +13,17 @@ from unnoise.checkpoints.parts import Found, Part
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.errors import ArgumentError, FileError, UnknownName
 from unnoise.images.safety import SafetyChecker
-from unnoise.model import BUILTIN, PHOTOGRAPHIC, Model
 from unnoise.networks import tokenizers, wordpiece
 from unnoise.networks.taesd import TinyAutoencoder
 from unnoise.networks.tokenizers import Tokenizer
-from unnoise.runtime import placement
+from unnoise.pipeline import classifiers, controls
+from unnoise.pipeline.classifiers import ClassifierModel
+from unnoise.pipeline.conditionings import CONDITIONINGS
+from unnoise.pipeline.controls import ControlModel
+from unnoise.pipeline.locating import BUILTIN, locate
+from unnoise.pipeline.model import Model
+from unnoise.runtime.placement import Networks, Placement
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 BESIDE = ("preview", "safety_checker")  # places of networks that are no part of the model
 
 
@@ -68,22 +69,53 @@ def load(
     `Model.told` says what told the family.
     Raises UnknownName, ArgumentError or FileError.
     """
-    where = placement.device(device)
-    path, precision = locate(model, variant), placement.dtype(dtype, where)
+    placement = Placement.named(device, dtype)
+    path = locate(model, variant)
     if path.is_file() and headers.read(path).metadata.get("format", "").startswith(native.FORMAT.split("-")[0]):
         _nothing(path, parts=parts, config=config, variant=variant, prediction=prediction)
-        spec, tokenizer, networks = native.load(path, precision, where)
-        return Model(spec, tokenizer, networks, file=path)
+        spec, tokenizer, modules = native.load(path, placement.dtype, placement.device)
+        configs = {place: config for place, (_, config) in spec.parts().items()}
+        return Model(spec, tokenizer, Networks(dict(modules.items()), configs, placement), file=path, files=OpenFiles(placement))
     found = _with_parts(_opened(path, config, variant), parts or {})
     if config:
         opening.check_used({place: given for place, given in config.items() if place not in (parts or {})}, found)
     spec = found.spec if prediction is None else _predicting(found.spec, prediction)
-    networks = nn.ModuleDict(
-        {place: part.load(precision, where) for place, part in found.parts.items() if place in spec.parts() or place == "network"}
-    )
+    used = {place: part for place, part in found.parts.items() if place in spec.parts() or place == "network"}
     if preview := _tiny(found, (parts or {}).get("preview")):
-        networks["preview"] = preview.load(precision, where)
-    return Model(spec, _tokenizers(found), networks, file=path, safety=_safety(path, spec, parts or {}, precision, where), told=found.told)
+        used["preview"] = preview
+    networks = placed(used, placement)
+    safety, files = _safety(path, spec, parts or {}, placement), OpenFiles(placement)
+    return Model(spec, _tokenizers(found), networks, file=path, safety=safety, told=found.told, files=files)
+
+
+def placed(parts: Mapping[str, Part], placement: Placement) -> Networks:
+    """Load the networks of a file to where they run. Raises FileError."""
+    modules = {place: part.load(placement.dtype, placement.device) for place, part in parts.items()}
+    return Networks(modules, {place: part.config for place, part in parts.items()}, placement)
+
+
+class OpenFiles:
+    """Opens networks that a request names by their files, each once for one model; see `inputs.Files`."""
+
+    def __init__(self, placement: Placement):
+        self.placement = placement
+        self._opened: dict[tuple[str, str], Any] = {}
+
+    def model(self, path: Any) -> Model:
+        dtype, device = str(self.placement.dtype).removeprefix("torch."), str(self.placement.device)
+        return self._once("model", path, lambda: load(path, dtype=dtype, device=device))
+
+    def control(self, path: Any) -> ControlModel:
+        return self._once("control", path, lambda: controls.opened(path, self.placement))
+
+    def classifier(self, path: Any) -> ClassifierModel:
+        return self._once("classifier", path, lambda: classifiers.opened(path, self.placement))
+
+    def _once(self, kind: str, path: Any, read: Callable[[], Any]) -> Any:
+        key = kind, str(path)
+        if key not in self._opened:
+            self._opened[key] = read()
+        return self._opened[key]
 
 
 def _nothing(path: Path, **given: Any) -> None:
@@ -194,39 +226,13 @@ def _tokenizers(found: Found) -> dict[str, Tokenizer]:
     return made
 
 
-def _safety(
-    path: Path, spec: ModelSpec, given: Mapping[str, str | Path | None], dtype: torch.dtype, device: torch.device
-) -> SafetyChecker | None:
+def _safety(path: Path, spec: ModelSpec, given: Mapping[str, str | Path | None], placement: Placement) -> SafetyChecker | None:
     """The given safety checker, else the folder's, where it has one."""
     part: Part | None
     if asked := given.get("safety_checker"):
-        if spec.conditioning not in PHOTOGRAPHIC:
+        if not CONDITIONINGS[spec.conditioning].photographs:
             raise ArgumentError(f"got a safety checker for {spec.name}, which draws no photographs of anything: leave it out")
         part = opening.safety_checker(locate(asked))
     else:
         part = None if "safety_checker" in given else opening.safety(path)
-    return SafetyChecker(part.load(dtype, device)) if part else None  # pyright: ignore[reportArgumentType]
-
-
-def locate(model: str | Path, variant: str | None = None) -> Path:
-    """Where a model is: a path as it is, a name among those that come with the package, or a hub id in its cache."""
-    expected = "a name that unnoise.models() lists, a .safetensors file, a diffusers folder or a hub id"
-    if not isinstance(model, str | Path) or not str(model):
-        raise ArgumentError(f"got model {model!r}: expected {expected}")
-    path, in_repository, builtin = Path(model), ":" in str(model), BUILTIN / f"{model}.safetensors"
-    if path.name == str(model) and builtin.is_file():  # a folder of that name is ./name
-        return builtin
-    if path.is_dir() or (path.is_file() and path.suffix not in PICKLES) or (path.suffix == ".safetensors" and not in_repository):
-        return path
-    if path.suffix in PICKLES and not in_repository:
-        there = f"{path} is a pickle by its name: run `unnoise convert {path} {path.with_suffix('.safetensors').name}`"
-        raise FileError(there if path.exists() else f"no file {path}: expected {expected}")
-    if path.is_absolute() or str(model).startswith((".", "~")) or (len(path.parts) > 1 and not isinstance(model, str)):
-        raise FileError(f"no such file or folder: {path}; expected {expected}")
-    if isinstance(model, str) and "/" in model:
-        from unnoise.checkpoints import hub
-
-        if hub.is_id(model):
-            return hub.resolve(model, variant=variant)
-        raise FileError(f"no such file or folder: {path}; expected {expected}")
-    raise UnknownName("model", str(model), [p.stem for p in BUILTIN.glob("*.safetensors")], f"expected {expected}")
+    return SafetyChecker(part.load(placement.dtype, placement.device)) if part else None  # pyright: ignore[reportArgumentType]

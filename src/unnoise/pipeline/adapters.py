@@ -9,7 +9,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from unnoise.checkpoints import adapters, embeddings
 from unnoise.checkpoints.adapters import Adapter
@@ -17,13 +17,14 @@ from unnoise.checkpoints.embeddings import Embedding
 from unnoise.checkpoints.weights import Weights
 from unnoise.errors import ArgumentError
 from unnoise.networks.tokenizers import Tokenizer
+from unnoise.runtime.placement import Networks
 
 
 @dataclass(frozen=True)
 class Adapted:
     """Networks and tokenizers with adapters on; words: vectors of new tokens, by the place of their text encoder."""
 
-    networks: nn.ModuleDict
+    networks: Networks
     tokenizers: dict[str, Tokenizer]
     words: dict[str, Tensor]
     told: tuple[str, ...]
@@ -44,7 +45,7 @@ def _scale(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def put_on(networks: nn.ModuleDict, tokenizers: Mapping[str, Tokenizer], before: Mapping[str, Tensor], given: Any, strict: bool) -> Adapted:
+def put_on(networks: Networks, tokenizers: Mapping[str, Tokenizer], before: Mapping[str, Tensor], given: Any, strict: bool) -> Adapted:
     """Raises FileError for a file of another family, or one with keys that fit nowhere."""
     parts = {place: network for place, network in networks.items() if place not in ("autoencoder", "preview")}
     read = [
@@ -53,18 +54,18 @@ def put_on(networks: nn.ModuleDict, tokenizers: Mapping[str, Tokenizer], before:
     changed = adapters.apply(parts, [(adapter, scale) for adapter, scale in read])
     told = tuple(f"{adapter.path}: {', '.join(adapter.kinds)} on {adapter.matched} modules at {scale:g}" for adapter, scale in read)
     new = tuple(word for adapter, _ in read for word in adapter.embeddings)
-    return _with_words(nn.ModuleDict({**dict(networks.items()), **changed}), dict(tokenizers), before, new, told)
+    return _with_words(networks.replaced(changed), dict(tokenizers), before, new, told)
 
 
 def learned(
-    networks: nn.ModuleDict, tokenizers: Mapping[str, Tokenizer], before: Mapping[str, Tensor], path: str | Path, word: str | None
+    networks: Networks, tokenizers: Mapping[str, Tokenizer], before: Mapping[str, Tensor], path: str | Path, word: str | None
 ) -> Adapted:
     """Textual inversion: the words of a file. before: vectors of the words that the model knows already."""
     return _with_words(networks, dict(tokenizers), before, embeddings.read(Weights.open(path), word), ())
 
 
 def _with_words(
-    networks: nn.ModuleDict,
+    networks: Networks,
     tokenizers: dict[str, Tokenizer],
     before: Mapping[str, Tensor],
     new: tuple[Embedding, ...],
