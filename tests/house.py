@@ -27,6 +27,7 @@ FLOORS = (
     ("errors", "version"),
     ("conditioning",),
     ("diffusion", "networks"),
+    ("families",),
     ("runtime",),
     ("checkpoints",),
     ("images", "prompts"),

@@ -81,12 +81,11 @@ def _as_published(model: Model) -> Model:
     """The first text encoder of Stable Diffusion 3's file has no projection; folders have one."""
     if model.spec.conditioning != "sd3":
         return model
-    assert model.spec.text is not None
-    text = replace(model.spec.text, projection=0)
+    text = replace(model.spec.networks["text_encoder"], projection=0)
     encoder = CLIPTextEncoder(text).eval()
     encoder.load_state_dict(model.networks["text_encoder"].state_dict(), strict=False)
     networks = nn.ModuleDict({**model.networks, "text_encoder": encoder})
-    return Model(model.spec.model_copy(update={"text": text}), model.tokenizers, networks)
+    return Model(model.spec.with_networks({"text_encoder": text}), model.tokenizers, networks)
 
 
 # The authors' own files of models of pixels, of classes and without conditions, tiny

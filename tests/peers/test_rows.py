@@ -58,7 +58,7 @@ def test_only_text_that_t5_never_sees_is_dropped(models, prompt, text):
 def test_the_autoencoder_has_the_scale_of_its_family(models):
     for model in models.values():
         assert model.networks["autoencoder"].config == model.spec.first_stage
-    assert models["sdxl"].spec.autoencoder.scale == 0.13025 and models["sd1"].spec.autoencoder.scale == 0.18215
+    assert models["sdxl"].spec.first_stage.scale == 0.13025 and models["sd1"].spec.first_stage.scale == 0.18215
 
 
 def test_a_single_file_decodes_as_its_folder(models, tmp_path):

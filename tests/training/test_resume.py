@@ -16,7 +16,7 @@ import torch
 
 from cli.fake_library import environment
 from training import tiny
-from unnoise.checkpoints import files
+from unnoise.checkpoints.store import write
 from unnoise.errors import FileError
 from unnoise.training import checkpoints, loop, setup
 from unnoise.training.config import TrainConfig
@@ -109,7 +109,7 @@ def test_another_network_is_refused_with_the_way_out(tmp_path):
 def broken_at(monkeypatch, point: str) -> None:
     """Make the next checkpoint fail at this point, as a full disk (error 28) or an end of the process would."""
     saved = {"count": 0}
-    original, replace = files.save_file, os.replace
+    original, replace = write.save_file, os.replace
 
     def save_file(tensors, path, metadata=None):
         saved["count"] += 1
@@ -127,7 +127,7 @@ def broken_at(monkeypatch, point: str) -> None:
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(files, "save_file", save_file)
+    monkeypatch.setattr(write, "save_file", save_file)
     monkeypatch.setattr(os, "replace", rename)
     if point == "before the manifest":
         monkeypatch.setattr(checkpoints.json, "dump", lambda *given: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -258,13 +258,13 @@ def killed(self, *given):
 torch.optim.AdamW.step = killed
 """,
     "while the second checkpoint is written": """
-from unnoise.checkpoints import files
-save, calls = files.save_file, []
+from unnoise.checkpoints.store import write
+save, calls = write.save_file, []
 def killed(tensors, path, metadata=None):
     calls.append(1)
     save(tensors, path, metadata=metadata)
     len(calls) == 5 and os.kill(os.getpid(), signal.SIGKILL)
-files.save_file = killed
+write.save_file = killed
 """,
     "before the first checkpoint has its name": """
 rename = os.replace

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ from unnoise.networks.tiling import activated, held, residual, strip_height
 class AutoencoderConfig:
     """Defaults: kl-f8 of Stable Diffusion 1 and 2 (83,653,863 parameters)."""
 
+    kind: ClassVar[str] = "autoencoder"
+
     in_channels: int = 3
     latent_channels: int = 4
     widths: tuple[int, ...] = (128, 256, 512, 512)  # channels of each level, the largest picture first
@@ -36,6 +38,9 @@ class AutoencoderConfig:
     scale: float = 0.18215  # a diffusion model sees (z - shift) scale, of about unit variance
     shift: float = 0.0
     groups: int = 32
+
+    def build(self) -> Autoencoder:
+        return Autoencoder(self)
 
     @property
     def factor(self) -> int:

@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ class MMDiTConfig:
     3.5 large: depth 38, qk_norm. 3.5 medium: depth 24, qk_norm, dual_blocks 13, positions 384.
     """
 
+    kind: ClassVar[str] = "mmdit"
+
     in_channels: int = 16
     patch: int = 2
     width: int = 1536
@@ -46,6 +49,9 @@ class MMDiTConfig:
     positions: int = 192  # side of the table of positions, in patches: the largest picture
     qk_norm: bool = False
     dual_blocks: int = 0  # so many blocks, from the first, have dual attention
+
+    def build(self) -> MMDiT:
+        return MMDiT(self)
 
 
 class Attention(nn.Module):

@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from unnoise.checkpoints import adapters, embeddings
-from unnoise.checkpoints.adapters import Adapter
-from unnoise.checkpoints.embeddings import Embedding
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.adapters.files import Adapter, apply
+from unnoise.checkpoints.adapters.files import read as read_adapter
+from unnoise.checkpoints.adapters.words import Embedding, vectors
+from unnoise.checkpoints.adapters.words import read as read_words
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import ArgumentError
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.runtime.placement import Networks
@@ -49,9 +50,9 @@ def put_on(networks: Networks, tokenizers: Mapping[str, Tokenizer], before: Mapp
     """Raises FileError for a file of another family, or one with keys that fit nowhere."""
     parts = {place: network for place, network in networks.items() if place not in ("autoencoder", "preview")}
     read = [
-        (one if isinstance(one, Adapter) else adapters.read(Weights.open(one), parts, strict=strict), scale) for one, scale in pairs(given)
+        (one if isinstance(one, Adapter) else read_adapter(Weights.open(one), parts, strict=strict), scale) for one, scale in pairs(given)
     ]
-    changed = adapters.apply(parts, [(adapter, scale) for adapter, scale in read])
+    changed = apply(parts, [(adapter, scale) for adapter, scale in read])
     told = tuple(f"{adapter.path}: {', '.join(adapter.kinds)} on {adapter.matched} modules at {scale:g}" for adapter, scale in read)
     new = tuple(word for adapter, _ in read for word in adapter.embeddings)
     return _with_words(networks.replaced(changed), dict(tokenizers), before, new, told)
@@ -61,7 +62,7 @@ def learned(
     networks: Networks, tokenizers: Mapping[str, Tokenizer], before: Mapping[str, Tensor], path: str | Path, word: str | None
 ) -> Adapted:
     """Textual inversion: the words of a file. before: vectors of the words that the model knows already."""
-    return _with_words(networks, dict(tokenizers), before, embeddings.read(Weights.open(path), word), ())
+    return _with_words(networks, dict(tokenizers), before, read_words(Weights.open(path), word), ())
 
 
 def _with_words(
@@ -72,7 +73,7 @@ def _with_words(
     told: tuple[str, ...],
 ) -> Adapted:
     encoders = {place: network for place, network in networks.items() if place.startswith("text_encoder")}
-    words = embeddings.words(new, encoders, before) if new else {}
+    words = vectors(new, encoders, before) if new else {}
     for place, own in words.items():
         tokenizers[place] = tokenizers[place].with_words(own.ids)
     told = told + tuple(f"the word {embedding.word!r}" for embedding in new)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from unnoise.checkpoints.layouts import adm
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
 from unnoise.networks.classifier import ClassifierConfig
 from unnoise.runtime.placement import Placement

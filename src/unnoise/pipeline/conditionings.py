@@ -22,9 +22,12 @@ from torch import Tensor
 
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError
+from unnoise.families.spec import Place
 from unnoise.networks.drafts import condition
 from unnoise.networks.layers import timestep_embedding
+from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.text import TextStates
+from unnoise.networks.unet import UNetConfig
 from unnoise.pipeline import prompts
 from unnoise.pipeline.encoding import Caption, Encoder
 from unnoise.pipeline.prompts import Chunked
@@ -109,8 +112,8 @@ def _same_length(tokens: list[Tensor]) -> list[Tensor]:
 
 def _with_numbers(encoder: Encoder, pooled: Tensor, numbers: list[float]) -> Tensor:
     """Pooled text, and each number as sinusoids of equal width (Podell et al. 2023, section 2.2)."""
-    config = encoder.spec.unet
-    if config is None:
+    config = encoder.spec.network
+    if not isinstance(config, UNetConfig):
         raise ArgumentError(f"{encoder.spec.name} is no U-Net, and only U-Nets are told sizes: its spec has another conditioning")
     width = (config.pooled_width - pooled.shape[1]) // len(numbers)
     waves = timestep_embedding(torch.tensor(numbers, dtype=torch.float32).to(pooled.device), width)
@@ -119,20 +122,20 @@ def _with_numbers(encoder: Encoder, pooled: Tensor, numbers: list[float]) -> Ten
 
 def _sd3(encoder: Encoder, caption: Caption) -> Cond:
     """Any of the three may be missing; its place is zeros (Esser et al. 2024, section 5.3.3)."""
-    config = encoder.spec.mmdit
-    if config is None:
+    config = encoder.spec.network
+    if not isinstance(config, MMDiTConfig):
         raise ArgumentError(f"{encoder.spec.name} is no MMDiT: its spec has another conditioning")
-    widths = [config_of.width if config_of else width for config_of, width in ((encoder.spec.text, 768), (encoder.spec.text_2, 1280))]
-    found = [_sd3_clip(encoder, place, caption, width) for place, width in zip(("text_encoder", "text_encoder_2"), widths, strict=True)]
+    found = [_sd3_clip(encoder, "text_encoder", caption, 768), _sd3_clip(encoder, "text_encoder_2", caption, 1280)]
     clips = torch.cat(_same_length([tokens for tokens, _ in found]), dim=-1)
     t5 = _t5(encoder, caption, config.context_width)
     tokens = torch.cat([F.pad(clips, (0, config.context_width - clips.shape[-1])).to(t5), t5], dim=1)
     return Cond(tokens=tokens, pooled=torch.cat([pooled for _, pooled in found], dim=-1).to(t5))
 
 
-def _sd3_clip(encoder: Encoder, place: str, caption: Caption, width: int) -> tuple[Tensor, Tensor]:
+def _sd3_clip(encoder: Encoder, place: Place, caption: Caption, width: int) -> tuple[Tensor, Tensor]:
+    """Tokens and pooled text of one CLIP. width: the published encoder's, for a model whose spec has none in this place."""
     if not encoder.has(place):
-        zeros = torch.zeros(1, 77, width, device=encoder.device)
+        zeros = torch.zeros(1, 77, getattr(encoder.spec.networks.get(place), "width", width), device=encoder.device)
         return zeros, zeros[:, 0]
     tokens, states = encoder.states(place, caption, lambda net, states: net.context(states, caption.clip_skip + 1, norm=False))
     return tokens, _pooled(states)

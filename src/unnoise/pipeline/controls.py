@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unnoise.checkpoints import opening
+from unnoise.checkpoints import recognise
 from unnoise.checkpoints.layouts import controlnet
 from unnoise.errors import ArgumentError, FileError
 from unnoise.networks.controlnet import ControlNetConfig
@@ -93,13 +93,13 @@ def opened(
     model: Model | None = None,
 ) -> ControlModel:
     """Load a ControlNet to a place; with a model, refuse one that does not fit before its weights are read. Raises FileError."""
-    part = opening.control(locate(control, variant), config or {}, variant)
+    part = recognise.control(locate(control, variant), config or {}, variant)
     sizes = part.config
     family = controlnet.family(sizes)
     if family == "sd3" and sizes.hint_channels != sizes.mmdit.in_channels:
         raise FileError(f"{part.weights.path} wants a mask beside its hint: expected a ControlNet that is shown a picture")
     if model is not None:
         with torch.device("meta"):
-            ControlModel(part.network(sizes), family).check(model.networks["network"], model.spec.name)
+            ControlModel(sizes.build(), family).check(model.networks["network"], model.spec.name)
     network = part.load(placement.dtype, placement.device)
     return ControlModel(network, family, controlnet.kind(part.weights), sizes, placement, str(control))

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError, NonFiniteError
+from unnoise.families.spec import ModelSpec
 from unnoise.networks.text import CLIPTextEncoder, TextStates
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.pipeline import prompts

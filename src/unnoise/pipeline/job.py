@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.diffusion import grids
 from unnoise.diffusion.grids import GRIDS
 from unnoise.diffusion.sampling import default_spacing
 from unnoise.diffusion.solvers import SOLVERS, solver
 from unnoise.errors import ArgumentError, UnknownName
+from unnoise.families.spec import ModelSpec
 from unnoise.pipeline.conditionings import CONDITIONINGS, readers
 from unnoise.pipeline.prompts import loras
 from unnoise.pipeline.request import MAX_SEED, MAX_SIDE, Request
@@ -93,7 +93,7 @@ def _prompts(request: Request, spec: ModelSpec, pictures: int) -> tuple[str, ...
 
 
 def _check_texts(request: Request, spec: ModelSpec, texts: Iterable[str], negatives: Sequence[str | None]) -> None:
-    if spec.unet and spec.unet.guidance_width and any(negatives):
+    if spec.guidance_distilled and any(negatives):
         raise ArgumentError(f"got negative_prompt {request.negative_prompt!r}: guidance was distilled into {spec.name}, leave it out")
     for name, column in (("prompt", texts), ("negative_prompt", negatives)):
         for tag in (tag for text in column if request.prompt_weights for tag in loras(text or "")[1]):
@@ -120,10 +120,10 @@ def _check_skipped(request: Request, spec: ModelSpec) -> None:
     layers = request.skip_guidance_layers
     if layers is None:
         return
-    if spec.mmdit is None:
+    if not spec.joint_blocks:
         raise ArgumentError(f"got skip_guidance_layers {list(layers)}: {spec.name} has none to skip, Stable Diffusion 3 has")
     for layer in layers:
-        _whole("skip_guidance_layers", layer, 0, spec.mmdit.depth - 1)
+        _whole("skip_guidance_layers", layer, 0, spec.joint_blocks - 1)
 
 
 def _classes(request: Request, spec: ModelSpec) -> int:

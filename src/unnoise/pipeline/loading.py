@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from unnoise.checkpoints import headers, inspecting, native, opening, saving
-from unnoise.checkpoints.families import FAMILIES
-from unnoise.checkpoints.parts import Found, Part
-from unnoise.checkpoints.specs import ModelSpec
+from unnoise.checkpoints import native, recognise, save
+from unnoise.checkpoints.found import Found, Part
+from unnoise.checkpoints.inspect import describe
+from unnoise.checkpoints.store import header
 from unnoise.errors import ArgumentError, FileError, UnknownName
+from unnoise.families.spec import ModelSpec
+from unnoise.families.table import FAMILIES
 from unnoise.images.safety import SafetyChecker
 from unnoise.networks import tokenizers, wordpiece
-from unnoise.networks.taesd import TinyAutoencoder
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.pipeline import classifiers, controls
 from unnoise.pipeline.classifiers import ClassifierModel
@@ -71,16 +72,15 @@ def load(
     """
     placement = Placement.named(device, dtype)
     path = locate(model, variant)
-    if path.is_file() and headers.read(path).metadata.get("format", "").startswith(native.FORMAT.split("-")[0]):
+    if path.is_file() and header.read(path).metadata.get("format", "").startswith(native.FORMAT.split("-")[0]):
         _nothing(path, parts=parts, config=config, variant=variant, prediction=prediction)
         spec, tokenizer, modules = native.load(path, placement.dtype, placement.device)
-        configs = {place: config for place, (_, config) in spec.parts().items()}
-        return Model(spec, tokenizer, Networks(dict(modules.items()), configs, placement), file=path, files=OpenFiles(placement))
+        return Model(spec, tokenizer, Networks(modules, spec.networks, placement), file=path, files=OpenFiles(placement))
     found = _with_parts(_opened(path, config, variant), parts or {})
     if config:
-        opening.check_used({place: given for place, given in config.items() if place not in (parts or {})}, found)
+        recognise.check_used({place: given for place, given in config.items() if place not in (parts or {})}, found)
     spec = found.spec if prediction is None else _predicting(found.spec, prediction)
-    used = {place: part for place, part in found.parts.items() if place in spec.parts() or place == "network"}
+    used = {place: part for place, part in found.parts.items() if place in spec.networks}
     if preview := _tiny(found, (parts or {}).get("preview")):
         used["preview"] = preview
     networks = placed(used, placement)
@@ -146,9 +146,9 @@ TAKERS = {
 def _opened(path: Path, config: Mapping[str, Mapping[str, Any]] | None, variant: str | None) -> Found:
     """Raises FileError, which says of another kind of file who takes it."""
     try:
-        return opening.opened(path, config, variant)
-    except opening.NoModel:
-        kind = inspecting.inspect(path)["kind"]
+        return recognise.model(path, config, variant)
+    except recognise.NoModel:
+        kind = describe(path)["kind"]
         if kind not in TAKERS:
             raise
         raise FileError(f"{path} is no whole model but of kind {kind}: give it to {TAKERS[kind]}") from None
@@ -158,9 +158,9 @@ def _tiny(found: Found, path: str | Path | None) -> Part | None:
     """The tiny autoencoder that previews are decoded by. Raises FileError where it is none, or of other latents."""
     if path is None:
         return None
-    part = opening.part(locate(path), "autoencoder")
-    opening.replaced(found.spec, "autoencoder", part)
-    if part.network is not TinyAutoencoder:
+    part = recognise.part(locate(path), "autoencoder")
+    recognise.replaced(found.spec, "autoencoder", part)
+    if part.config.kind != "tiny":
         raise FileError(f"{path} is a whole autoencoder: a preview is decoded by a tiny one (TAESD)")
     return part
 
@@ -171,10 +171,10 @@ def rewrite(model: str | Path, out: str | Path, layout: str | None = None) -> st
     model: as for `load`. layout: "diffusers", "ldm" or "dit"; None: by the output's name and the family. Raises UnknownName, FileError.
     """
     path = locate(model)
-    found = opening.opened(path)
-    chosen = layout or saving.usual(Path(out), found.spec)
+    found = recognise.model(path)
+    chosen = layout or save.usual_layout(Path(out), found.spec)
     networks = {place: part.load() for place, part in found.parts.items()}
-    saving.save(out, found.spec, networks, chosen, tokenizers=_tokenizers(found), source=path)
+    save.model(out, found.spec, networks, chosen, tokenizers=_tokenizers(found), source=path)
     return chosen
 
 
@@ -185,7 +185,7 @@ def inspect(model: str | Path) -> dict[str, Any]:
     Raises UnknownName, or FileError for what is no file of weights.
     """
     path = Path(model)
-    return inspecting.inspect(path if path.exists() else locate(model))
+    return describe(path if path.exists() else locate(model))
 
 
 def _with_parts(found: Found, given: Mapping[str, str | Path | None]) -> Found:
@@ -193,7 +193,7 @@ def _with_parts(found: Found, given: Mapping[str, str | Path | None]) -> Found:
     places = ("autoencoder", "text_encoder", "text_encoder_2", "text_encoder_3")
     parts = dict(found.parts)
     spec = found.spec
-    has = {*spec.parts(), *FAMILIES.get(spec.name, spec).parts()} - {"network"}  # a folder's spec lacks what was left out of it
+    has = {*spec.networks, *FAMILIES.get(spec.name, spec).networks} - {"network"}  # a folder's spec lacks what was left out of it
     for place, path in given.items():
         if place not in (*places, *BESIDE):
             raise UnknownName("part", place, (*places, *BESIDE))
@@ -205,8 +205,8 @@ def _with_parts(found: Found, given: Mapping[str, str | Path | None]) -> Found:
             )
         parts.pop(place, None)
         if path is not None:
-            parts[place] = opening.part(locate(path), place)
-            spec = opening.replaced(spec, place, parts[place])
+            parts[place] = recognise.part(locate(path), place)
+            spec = recognise.replaced(spec, place, parts[place])
     return Found(spec, parts, found.told, found.tokenizers).with_stage()
 
 
@@ -232,7 +232,7 @@ def _safety(path: Path, spec: ModelSpec, given: Mapping[str, str | Path | None],
     if asked := given.get("safety_checker"):
         if not CONDITIONINGS[spec.conditioning].photographs:
             raise ArgumentError(f"got a safety checker for {spec.name}, which draws no photographs of anything: leave it out")
-        part = opening.safety_checker(locate(asked))
+        part = recognise.safety_checker(locate(asked))
     else:
-        part = None if "safety_checker" in given else opening.safety(path)
+        part = None if "safety_checker" in given else recognise.safety(path)
     return SafetyChecker(part.load(placement.dtype, placement.device)) if part else None  # pyright: ignore[reportArgumentType]

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unnoise.checkpoints import native, saving
-from unnoise.checkpoints.specs import ModelSpec
+from unnoise.checkpoints import native, save
 from unnoise.diffusion import predictions
 from unnoise.diffusion.sampling import Run, advance
 from unnoise.errors import ArgumentError
+from unnoise.families.spec import ModelSpec
 from unnoise.images import pixels, previews
 from unnoise.images.safety import SafetyChecker
 from unnoise.networks.tokenizers import Tokenizer
@@ -237,11 +237,11 @@ class Model:
         Stability AI's form; "dit", facebook's. None: a folder where the path is no .safetensors file, else the family's own file.
         Raises ArgumentError for a model that a layout cannot hold, FileError where it cannot be written.
         """
-        layout = layout or saving.usual(Path(path), self.spec)
+        layout = layout or save.usual_layout(Path(path), self.spec)
         if layout != "unnoise":
             if self.encode.words:
                 raise ArgumentError("this model knows words of textual inversion, which no layout holds: save the one without them")
-            saving.save(path, self.spec, self.networks, layout, tokenizers=self.tokenizers, source=self.file)
+            save.model(path, self.spec, self.networks, layout, tokenizers=self.tokenizers, source=self.file)
             return
         if len(self.tokenizers) != 1:
             raise ArgumentError(f"layout 'unnoise' holds one tokenizer, {self.spec.name} has {len(self.tokenizers)}: use another layout")

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.errors import ArgumentError
+from unnoise.families.spec import ModelSpec
 from unnoise.images import pixels
 from unnoise.images import safety as checking
 from unnoise.images.safety import SafetyChecker

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.conditioning import Cond, Hint
 from unnoise.diffusion import sampling
 from unnoise.diffusion.guidance import Guided, Weak, guidance
@@ -24,6 +23,7 @@ from unnoise.diffusion.predictions import Prediction
 from unnoise.diffusion.sampling import Plan, Run, initial
 from unnoise.diffusion.schedules import Schedule
 from unnoise.errors import ArgumentError
+from unnoise.families.spec import ModelSpec
 from unnoise.pipeline import inputs
 from unnoise.pipeline.encoding import Caption, Encoder, Sizes
 from unnoise.pipeline.inputs import Control, Inputs
@@ -119,7 +119,7 @@ def start(parts: Parts, encoded: Encoded) -> Run:
     plan = part(plan_of(parts, job), job, x0 is not None)
     rows = _with_hints(parts, encoded, plan)
     options = {"rescale": job.request.guidance_rescale, "interval": job.guidance_interval}
-    scale = 1.0 if _distilled(parts.spec) else job.guidance_scale
+    scale = 1.0 if parts.spec.guidance_distilled else job.guidance_scale
     guided = replace(guidance(*rows, scale, **options), weak=_weak(parts, rows[0], job, plan))
     x = _state(plan, job, unit, x0, encoded.keep is not None or job.request.mask_image is not None)
     if encoded.keep is not None:
@@ -148,16 +148,11 @@ def _caption(job: Job, text: str | None, label: int | None, *, negative: bool = 
     return Caption(text, *size, sizes, label, skip, request.prompt_weights, request.max_sequence_length)
 
 
-def _distilled(spec: ModelSpec) -> bool:
-    """Whether guidance was distilled into the network, which is told the scale and answers guided."""
-    return spec.unet is not None and spec.unet.guidance_width > 0
-
-
 def _sides(parts: Parts, job: Job) -> tuple[Cond, Cond]:
     """Conditions of the prompts and of the negative prompts; without guidance the second are never asked, and cost nothing."""
     positive, negative = captions(job)
     rows = parts.encoder(positive)
-    if _distilled(parts.spec):
+    if parts.spec.guidance_distilled:
         rows = replace(rows, guidance=torch.full((len(job),), job.guidance_scale).to(parts.device))
         return rows, rows
     return rows, rows if job.guidance_scale == 1 else parts.encoder(negative)
@@ -238,13 +233,13 @@ def _weak(parts: Parts, positive: Cond, job: Job, plan: Plan) -> Weak | None:
 
     The authors have a scale of 2.5 and blocks 7, 8 and 9, in the steps k with .01 n < k < .2 n of n, as they and diffusers count.
     """
-    request, config = job.request, parts.spec.mmdit
-    if request.skip_guidance_layers is None or config is None:
+    request, depth = job.request, parts.spec.joint_blocks
+    if request.skip_guidance_layers is None:
         return None
     times, n = [level.t for level in plan.levels], len(plan.levels) - 1
     acting = [k for k in range(n) if request.skip_layer_guidance_start * n < k < request.skip_layer_guidance_stop * n]
     low, high = (times[acting[-1] + 1], times[acting[0]]) if acting else (torch.inf, torch.inf)
-    skip = torch.zeros(len(job), config.depth, dtype=torch.bool)
+    skip = torch.zeros(len(job), depth, dtype=torch.bool)
     skip[:, list(request.skip_guidance_layers)] = True
     scale, low, high = (torch.full((len(job),), value, dtype=torch.float64) for value in (request.skip_layer_guidance_scale, low, high))
     return Weak(replace(positive, skip=skip), scale, low, high)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unnoise.checkpoints import files
+from unnoise.checkpoints.store import write
 from unnoise.errors import FileError
 from unnoise.training.ema import EMA
 
@@ -34,13 +34,13 @@ def save(folder: Path, step: int, model: nn.Module, ema: EMA, optimizer: torch.o
     try:
         for name, tensors in _tensors(model, ema, optimizer).items():
             path = partial / f"{name}.safetensors"
-            files.write(path, tensors)
-            hashes[path.name] = files.sha256(path)
+            write.tensors(path, tensors)
+            hashes[path.name] = write.sha256(path)
         _write_manifest(partial / MANIFEST, {"step": step, "sha256": hashes})
-        files.sync(partial)
+        write.sync(partial)
         shutil.rmtree(final, ignore_errors=True)  # it is damaged, or the run would have gone on from it
         os.replace(partial, final)
-        files.sync(folder)  # before an older one is removed
+        write.sync(folder)  # before an older one is removed
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
         raise
@@ -59,7 +59,7 @@ def restore(path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optim
     weights = load_file(path / "weights.safetensors")
     shapes = [{name: value.shape for name, value in group} for group in (weights.items(), model.named_parameters())]
     try:
-        files.match(path, *shapes)
+        write.match(path, *shapes)
     except FileError as error:
         raise FileError(f"{error}; the recipe changed since this run began: give another --output-dir") from None
     model.load_state_dict(weights, strict=False)  # buffers are not saved: they are constants
@@ -75,7 +75,7 @@ def _all(folder: Path) -> list[Path]:
 
 def _whole(path: Path) -> bool:
     hashes = _manifest(path).get("sha256", {})
-    return bool(hashes) and all((path / name).is_file() and files.sha256(path / name) == digest for name, digest in hashes.items())
+    return bool(hashes) and all((path / name).is_file() and write.sha256(path / name) == digest for name, digest in hashes.items())
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from unnoise.checkpoints.specs import Defaults, ScheduleSpec, Strict
 from unnoise.errors import ArgumentError, FileError, UnknownName
+from unnoise.families.spec import Defaults, ScheduleSpec, Strict
 
 
 class DataSettings(Strict):

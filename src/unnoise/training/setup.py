@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from unnoise.checkpoints.specs import ModelSpec
 from unnoise.data import emoji, pictures
 from unnoise.data.pictures import Batches
 from unnoise.diffusion import predictions
 from unnoise.diffusion.losses import Loss, TimeSampling
 from unnoise.errors import FileError
+from unnoise.families.spec import ModelSpec
 from unnoise.networks import drafts, tokenizers
 from unnoise.networks.dit import DiTConfig
 from unnoise.networks.text import CLIPTextConfig
@@ -114,9 +114,7 @@ def spec(config: TrainConfig, tokenizer: Tokenizer) -> ModelSpec:
         schedule=config.schedule,
         size=config.data.size,
         multiple=config.network.multiple,
-        unet=_unet(config) if config.network.kind == "unet" else None,
-        dit=_dit(config) if config.network.kind == "dit" else None,
-        text=clip,
+        networks={"network": _unet(config) if config.network.kind == "unet" else _dit(config), "text_encoder": clip},
         defaults=config.defaults,
     )
 
