@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import torch
@@ -33,8 +33,8 @@ class Denoising:
     """
 
     trainee: Trainee
-    loss: Loss = Loss()
-    times: TimeSampling = TimeSampling()
+    loss: Loss = field(default_factory=Loss)
+    times: TimeSampling = field(default_factory=TimeSampling)
     autocast: torch.dtype | None = None
 
     def __call__(self, batch: Batch, draw: Draw) -> Tensor:
