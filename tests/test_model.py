@@ -21,14 +21,14 @@ import unnoise
 from unnoise.checkpoints import native
 from unnoise.diffusion.noise import Streams
 from unnoise.diffusion.solvers import SOLVERS
-from unnoise.pipeline.encoding import Encoder
 from unnoise.errors import ArgumentError, FileError, NonFiniteError, UnknownName, UnnoiseError
 from unnoise.families.spec import Defaults, ModelSpec, ScheduleSpec
-from unnoise.pipeline.model import BUILTIN, Model, Progress, Result, arguments
 from unnoise.networks import tokenizers
 from unnoise.networks.dit import DiTConfig
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.unet import UNetConfig
+from unnoise.pipeline.encoding import Encoder
+from unnoise.pipeline.model import BUILTIN, Model, Progress, Result, arguments
 from unnoise.pipeline.request import ARGUMENTS, OUTPUT_TYPES
 
 BACKBONES = {

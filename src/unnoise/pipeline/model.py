@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from unnoise.checkpoints import native, save
 from unnoise.diffusion import predictions
@@ -38,7 +38,7 @@ from unnoise.version import __version__
 class Model:
     """A model, ready to run. Made by `load`; holds no state that a call changes, so threads may share it.
 
-    networks: by the names of `ModelSpec.parts`, with their configs and their placement. tokenizers: by the place of their text encoder;
+    networks: by place, with their configs and their placement; or as `ModelSpec.build` makes them, on the CPU in float32. tokenizers: by the place of their text encoder;
     one alone is the first encoder's. files: what opens networks that a request names by path.
     """
 
@@ -46,7 +46,7 @@ class Model:
         self,
         spec: ModelSpec,
         tokenizers: Tokenizer | Mapping[str, Tokenizer],
-        networks: Networks,
+        networks: Networks | nn.ModuleDict,
         *,
         file: Path | None = None,
         safety: SafetyChecker | None = None,
@@ -55,14 +55,15 @@ class Model:
         adapters: Sequence[str] = (),
         files: Files | None = None,
     ):
-        self.spec, self.networks, self.file, self.safety, self.told = spec, networks, file, safety, tuple(told)
+        self.spec, self.file, self.safety, self.told = spec, file, safety, tuple(told)
+        self.networks = networks if isinstance(networks, Networks) else Networks(networks, spec.networks)
         self.adapters = tuple(adapters)  # what was put on, for the record
         self.files = files
         self.tokenizers = {"text_encoder": tokenizers} if isinstance(tokenizers, Tokenizer) else dict(tokenizers)
         self.schedule = spec.schedule.build()
         self.prediction = predictions.lcm(self.schedule) if spec.prediction == "lcm" else predictions.prediction(spec.prediction)
-        self.encode = Encoder(spec, networks, self.tokenizers, CONDITIONINGS[spec.conditioning].row, words or {})
-        self.parts = Parts(spec, networks, self.schedule, self.prediction, self.encode, self.adapters)
+        self.encode = Encoder(spec, self.networks, self.tokenizers, CONDITIONINGS[spec.conditioning].row, words or {})
+        self.parts = Parts(spec, self.networks, self.schedule, self.prediction, self.encode, self.adapters)
         self.denoiser = starting.denoiser(self.parts)
 
     def __repr__(self) -> str:

@@ -9,7 +9,8 @@ import pytest
 from conftest import REPOSITORY
 from training import tiny
 from unnoise.errors import ArgumentError, FileError, UnnoiseError
-from unnoise.training import config, setup
+from unnoise.training.recipes import emoji
+from unnoise.training.recipes import emoji_config as config
 
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.toml"))
 
@@ -129,5 +130,5 @@ def test_a_file_that_is_no_recipe(tmp_path, content, expected):
 )
 def test_what_only_the_parts_can_tell(tmp_path, more, expected):
     with pytest.raises(UnnoiseError, match=expected) as refused:
-        setup.prepare(tiny.config(tmp_path, **more))
+        emoji.prepare(tiny.config(tmp_path, **more))
     assert "\n" not in str(refused.value)

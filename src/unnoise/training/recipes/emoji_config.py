@@ -1,4 +1,4 @@
-"""The settings of a training run: a TOML file, checked, unknown keys refused."""
+"""The settings of a run of the emoji recipe: a TOML file, checked, unknown keys refused."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationEr
 
 from unnoise.errors import ArgumentError, FileError, UnknownName
 from unnoise.families.spec import Defaults, ScheduleSpec, Strict
+from unnoise.training.settings import LoopSettings
 
 
 class DataSettings(Strict):
@@ -62,32 +63,16 @@ class LossSettings(Strict):
     time_std: float = Field(default=1.0, gt=0)
 
 
-class TrainConfig(Strict):
-    """One run. `max_train_steps` is the absolute total: a resumed run stops there too."""
+class TrainConfig(LoopSettings):
+    """One run: a text-to-image model in pixels with its text encoder, both from the start."""
 
     name: str
     summary: str = ""
-    output_dir: Path
-    seed: int = 0
-    max_train_steps: PositiveInt = 1000
     train_batch_size: PositiveInt = 64
-    gradient_accumulation_steps: PositiveInt = 1
-    learning_rate: float = Field(default=5e-4, gt=0)
-    lr_warmup_steps: int = Field(default=500, ge=0)
-    lr_end: float = Field(default=0.0, ge=0)  # the cosine ends here, as a share of learning_rate
-    weight_decay: float = Field(default=0.01, ge=0)
-    adam_beta2: float = Field(default=0.99, gt=0, lt=1)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    ema_decay: float = Field(default=0.999, ge=0, lt=1)
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     mixed_precision: Literal["no", "bf16"] = "no"
     compile: bool = False
     device: str = "auto"
-    checkpointing_steps: PositiveInt = 500
-    checkpoints_total_limit: PositiveInt = 2
-    log_steps: PositiveInt = 50
-    sample_steps: PositiveInt = 1000
-    sample_prompts: tuple[str, ...] = ()
     prediction: Literal["eps", "x0", "v", "flow"] = "x0"
     schedule: ScheduleSpec = ScheduleSpec()
     data: DataSettings = DataSettings()
