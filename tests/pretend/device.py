@@ -120,9 +120,10 @@ class PretendDevice(TorchDispatchMode):
         self.float64 = float64
         self.reads: list[Wait] = []
         self.uploads: list[Wait] = []
+        self._lifted: list[bool] = []
 
     def __enter__(self) -> PretendDevice:
-        self._lifted = torch._C._only_lift_cpu_tensors()
+        self._lifted.append(torch._C._only_lift_cpu_tensors())
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor([1.0], device=WHERE) is made on the CPU and copied where this mode sees it
         PretendDevice.opened += 1
         super().__enter__()
@@ -130,10 +131,15 @@ class PretendDevice(TorchDispatchMode):
 
     def __exit__(self, *error: Any) -> None:
         PretendDevice.opened -= 1
-        torch._C._set_only_lift_cpu_tensors(self._lifted)
+        torch._C._set_only_lift_cpu_tensors(self._lifted.pop())
         super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        if torch.is_inference_mode_enabled():  # there alone an operation that is made of others comes whole
+            with self:
+                made = func.decompose(*args, **(kwargs or {}))
+            if made is not NotImplemented:
+                return made
         return Call(self, func, tuple(args), dict(kwargs or {})).answer()
 
     @contextmanager

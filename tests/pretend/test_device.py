@@ -177,6 +177,15 @@ def test_a_network_is_moved_computes_learns_and_comes_back(device: PretendDevice
         assert type(theirs) is nn.Parameter and torch.equal(mine, theirs)
 
 
+@torch.inference_mode()
+def test_inference_mode(device: PretendDevice):
+    x = torch.ones(2, 3).to(WHERE)
+    assert x.to(torch.ones(1, dtype=torch.float16, device=WHERE)).device == nn.Linear(3, 3).to(WHERE)(x).device == WHERE
+    with pytest.raises(Refused):
+        _ = x + torch.ones(3)
+    assert device.reads == [] and bool(x.sum() > 0) and len(device.reads) == 1
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("masked", [None, torch.float32, torch.bool])
 def test_attention_is_the_cpus_kernel(device: PretendDevice, causal: bool, masked: torch.dtype | None):
