@@ -25,7 +25,7 @@ from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError, NonFiniteError
 from unnoise.networks.drafts import condition
 from unnoise.networks.layers import timestep_embedding
-from unnoise.networks.text import CLIPTextEncoder, TextStates
+from unnoise.networks.text import TextStates
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.prompts import Chunked, Piece
 
@@ -103,11 +103,11 @@ class Encoder:
             return max(0, len(_t5_tokens(self, want)) + 1 - want.t5_length)  # and the end
         return 0
 
-    def states(self, place: str, want: Wanted, take: Callable[[CLIPTextEncoder, TextStates], Tensor]) -> tuple[Tensor, TextStates]:
-        """What `take` picks of the encoder's states, weighted, all chunks in one row (1, k n, width); and the states of the chunks."""
+    def states(self, place: str, want: Wanted, skip: int, *, norm: bool = True) -> tuple[Tensor, TextStates]:
+        """The context `skip` layers below the last, weighted, all chunks in one row (1, k n, width); and the states of the chunks."""
         encoder, chunks = self.need(place), prompts.chunk(_pieces(want), self.tokenizers[place])
-        states = encoder(chunks.ids.to(self.device), self.words.get(place))
-        taken = prompts.weighted(take(encoder, states), chunks.weights.to(self.device))  # pyright: ignore[reportArgumentType]
+        states = encoder(chunks.ids.to(self.device), self.words.get(place), skip=skip, norm=norm)
+        taken = prompts.weighted(states.context, chunks.weights.to(self.device))
         return taken.flatten(0, 1)[None], states
 
 
@@ -130,11 +130,11 @@ def _draft(encoder: Encoder, want: Wanted) -> Cond:
 
 
 def _clip(encoder: Encoder, want: Wanted) -> Cond:
-    return Cond(tokens=encoder.states("text_encoder", want, lambda net, states: net.context(states, want.clip_skip))[0])
+    return Cond(tokens=encoder.states("text_encoder", want, want.clip_skip)[0])
 
 
 def _clip_penultimate(encoder: Encoder, want: Wanted) -> Cond:
-    return Cond(tokens=encoder.states("text_encoder", want, lambda net, states: net.context(states, want.clip_skip + 1))[0])
+    return Cond(tokens=encoder.states("text_encoder", want, want.clip_skip + 1)[0])
 
 
 def _pooled(states: TextStates) -> Tensor:
@@ -144,10 +144,7 @@ def _pooled(states: TextStates) -> Tensor:
 
 def _sdxl(encoder: Encoder, want: Wanted) -> Cond:
     skip = want.clip_skip + 1
-    pairs = [
-        encoder.states(place, want, lambda net, states: net.context(states, skip, norm=False))
-        for place in ("text_encoder", "text_encoder_2")
-    ]
+    pairs = [encoder.states(place, want, skip, norm=False) for place in ("text_encoder", "text_encoder_2")]
     tokens, pooled = torch.cat(_same_length([tokens for tokens, _ in pairs]), dim=-1), _pooled(pairs[1][1])
     if want.text is None:  # trained so: an absent prompt is zeros, an empty one is not
         tokens, pooled = torch.zeros_like(tokens), torch.zeros_like(pooled)
@@ -155,7 +152,7 @@ def _sdxl(encoder: Encoder, want: Wanted) -> Cond:
 
 
 def _refiner(encoder: Encoder, want: Wanted) -> Cond:
-    tokens, states = encoder.states("text_encoder", want, lambda net, states: net.context(states, want.clip_skip + 1, norm=False))
+    tokens, states = encoder.states("text_encoder", want, want.clip_skip + 1, norm=False)
     return Cond(tokens=tokens, pooled=_with_sizes(encoder, _pooled(states), want))
 
 
@@ -190,7 +187,7 @@ def _sd3_clip(encoder: Encoder, place: str, want: Wanted, width: int) -> tuple[T
     if not encoder.has(place):
         zeros = torch.zeros(1, 77, width, device=encoder.device)
         return zeros, zeros[:, 0]
-    tokens, states = encoder.states(place, want, lambda net, states: net.context(states, want.clip_skip + 1, norm=False))
+    tokens, states = encoder.states(place, want, want.clip_skip + 1, norm=False)
     return tokens, _pooled(states)
 
 

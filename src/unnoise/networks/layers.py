@@ -39,6 +39,14 @@ def position_table(width: int, rows: int, cols: int, device: torch.device | None
     return torch.cat([column, row], dim=-1).reshape(rows * cols, width).float().to(device)
 
 
+def built_from(config: object, network: nn.Module) -> nn.Module:
+    """Return the module that was built from `config`, inside whatever wraps it. Raises ArgumentError where there is none."""
+    for module in network.modules():
+        if getattr(module, "config", None) == config:
+            return module
+    raise ArgumentError(f"got a {type(network).__name__} in which nothing was built from {config}: expected the network of this config")
+
+
 def whole_patches(x: Tensor, patch: int) -> None:
     """Refuse a picture whose sides are not whole patches."""
     if x.shape[2] % patch or x.shape[3] % patch:
