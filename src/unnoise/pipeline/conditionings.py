@@ -73,11 +73,11 @@ def _cut(encoder: Encoder, caption: Caption) -> int:
 
 
 def _clip(encoder: Encoder, caption: Caption) -> Cond:
-    return Cond(tokens=encoder.states("text_encoder", caption, lambda net, states: net.context(states, caption.clip_skip))[0])
+    return Cond(tokens=encoder.states("text_encoder", caption, caption.clip_skip)[0])
 
 
 def _clip_penultimate(encoder: Encoder, caption: Caption) -> Cond:
-    return Cond(tokens=encoder.states("text_encoder", caption, lambda net, states: net.context(states, caption.clip_skip + 1))[0])
+    return Cond(tokens=encoder.states("text_encoder", caption, caption.clip_skip + 1)[0])
 
 
 def _pooled(states: TextStates) -> Tensor:
@@ -87,10 +87,7 @@ def _pooled(states: TextStates) -> Tensor:
 
 def _sdxl(encoder: Encoder, caption: Caption) -> Cond:
     skip = caption.clip_skip + 1
-    pairs = [
-        encoder.states(place, caption, lambda net, states: net.context(states, skip, norm=False))
-        for place in ("text_encoder", "text_encoder_2")
-    ]
+    pairs = [encoder.states(place, caption, skip, norm=False) for place in ("text_encoder", "text_encoder_2")]
     tokens, pooled = torch.cat(_same_length([tokens for tokens, _ in pairs]), dim=-1), _pooled(pairs[1][1])
     if caption.text is None:  # trained so: an absent prompt is zeros, an empty one is not
         tokens, pooled = torch.zeros_like(tokens), torch.zeros_like(pooled)
@@ -99,7 +96,7 @@ def _sdxl(encoder: Encoder, caption: Caption) -> Cond:
 
 
 def _refiner(encoder: Encoder, caption: Caption) -> Cond:
-    tokens, states = encoder.states("text_encoder", caption, lambda net, states: net.context(states, caption.clip_skip + 1, norm=False))
+    tokens, states = encoder.states("text_encoder", caption, caption.clip_skip + 1, norm=False)
     numbers = [*caption.sizes.original, *caption.sizes.crop, caption.sizes.aesthetic_score]
     return Cond(tokens=tokens, pooled=_with_numbers(encoder, _pooled(states), numbers))
 
@@ -137,7 +134,7 @@ def _sd3_clip(encoder: Encoder, place: Place, caption: Caption, width: int) -> t
     if not encoder.has(place):
         zeros = torch.zeros(1, 77, getattr(encoder.spec.networks.get(place), "width", width), device=encoder.device)
         return zeros, zeros[:, 0]
-    tokens, states = encoder.states(place, caption, lambda net, states: net.context(states, caption.clip_skip + 1, norm=False))
+    tokens, states = encoder.states(place, caption, caption.clip_skip + 1, norm=False)
     return tokens, _pooled(states)
 
 

@@ -17,6 +17,7 @@ from unnoise.networks.controlnet import ControlNetConfig
 from unnoise.networks.controlnet_mmdit import MMDiTControlNetConfig
 from unnoise.pipeline.locating import locate
 from unnoise.pipeline.model import Model
+from unnoise.runtime import first_stage
 from unnoise.runtime.placement import Networks, Placement
 
 
@@ -58,10 +59,10 @@ class ControlModel:
         if not isinstance(config, MMDiTControlNetConfig):
             raise ArgumentError(f"got a ControlNet of {self.family}, which is shown pixels: latents are for nets of Stable Diffusion 3")
         x = hint * 127.5 + 0.5 if config.form == "8b" and self.kind == "canny" else 2 * hint - 1
-        with networks.on("autoencoder") as stage:
-            latents = stage.encode(x.to(networks.placement.dtype)).mean
-            scaled = latents * stage.config.scale if config.zero_pooled else stage.scaled(latents)
-        return scaled.float()
+        stage = first_stage.Stage(networks)
+        with networks.on("autoencoder") as autoencoder:
+            latents = autoencoder(x.to(stage.dtype), "encode").mean
+        return (latents * stage.config.scale if config.zero_pooled else stage.scaled(latents)).float()
 
 
 def load_control(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError, NonFiniteError
 from unnoise.families.spec import ModelSpec
-from unnoise.networks.text import CLIPTextEncoder, TextStates
+from unnoise.networks.text import TextStates
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.pipeline import prompts
 from unnoise.pipeline.prompts import Piece
@@ -82,11 +82,10 @@ class Encoder:
             raise ArgumentError(f"this {self.spec.name} has no {place}: load it with parts={{{place!r}: FILE}}")
         return self.networks[place]
 
-    def states(self, place: str, caption: Caption, take: Callable[[CLIPTextEncoder, TextStates], Tensor]) -> tuple[Tensor, TextStates]:
-        """Return what `take` picks of the encoder's states, weighted, all chunks in one row (1, k n, width); and the chunks' states."""
+    def states(self, place: str, caption: Caption, skip: int, *, norm: bool = True) -> tuple[Tensor, TextStates]:
+        """Return the context `skip` layers below the last, weighted, all chunks in one row (1, k n, width); and the chunks' states."""
         self.need(place)
         chunks = prompts.chunk(caption.pieces(), self.tokenizers[place])
         with self.networks.on(place) as encoder:
-            states = encoder(chunks.ids.to(self.device), self.words.get(place))
-            taken = take(encoder, states)  # pyright: ignore[reportArgumentType]
-        return prompts.weighted(taken, chunks.weights.to(self.device)).flatten(0, 1)[None], states
+            states = encoder(chunks.ids.to(self.device), self.words.get(place), skip=skip, norm=norm)
+        return prompts.weighted(states.context, chunks.weights.to(self.device)).flatten(0, 1)[None], states
