@@ -71,6 +71,12 @@ PACKED = frozenset(
     }
 )
 
+# Tests mirror the source; what follows is about no module of one folder.
+CROSSING = {"peers", "pretend"}  # folders of tests that cross all of it
+ABOUT_ALL = {"test_builtin", "test_contributing", "test_docs", "test_examples", "test_house"}
+UNTESTED_ALONE = {"__main__", "errors", "version"}  # single modules without a file of tests: those of others cover them
+THEMES = {"checkpoints/test_refusals", "cli/test_inputs", "networks/test_sizes"}  # named after a theme that a module elsewhere bears too
+
 PEERS = {"diffusers", "transformers", "peft", "k_diffusion", "torch_fidelity"}  # tests compare with them; the package stands alone
 IMPORT_NAMES = {"pillow": "PIL", "opencv-python-headless": "cv2"}  # where a distribution's import is not its name with underscores
 SILENT_EXTRAS = {"test"}  # the package imports nothing of these
@@ -293,6 +299,46 @@ def _own_calls(node: Function) -> Iterator[ast.Call]:
 
 def _calls_locals(node: Function) -> bool:
     return any(isinstance(call.func, ast.Name) and call.func.id == "locals" for call in _own_calls(node))
+
+
+# Tests
+
+
+def mirror(sources: Tree, tests: Iterable[str]) -> list[str]:
+    """Tests that do not stand where the name of what they test says; `tests`: paths such as "diffusion/test_grids", without ending.
+
+    Every package has a folder of its name in tests/, every single module a file there, and a file that is named after a module,
+    "test_grids" or "test_grids_of_time", lies in the folder of that module's package.
+    """
+    homes: dict[str, set[str]] = {}  # name of a module or package -> the folders in which its tests may lie
+    for parts in (name.split(".")[1:] for name in sources if "." in name):
+        for depth, part in enumerate(parts):
+            homes.setdefault(part, set()).update({parts[0] if depth else "", *(["/".join(parts[:depth])] if depth else [])})
+    packages = {name.split(".")[1] for name in sources if name.count(".") > 1}
+    files = [tuple(test.rpartition("/")[::2]) for test in sorted(tests)]
+    folders = {folder.split("/")[0] for folder, _ in files} - {""}
+    faults = [f"tests/{folder}: no package {PACKAGE}.{folder} that it mirrors" for folder in sorted(folders - packages - CROSSING)]
+    faults += [f"{PACKAGE}.{name}: no folder tests/{name}" for name in sorted(packages - folders)]
+    single = {name.split(".")[1] for name in sources if name.count(".") == 1} - packages - UNTESTED_ALONE
+    at_top = {name for folder, name in files if not folder}
+    untested = sorted(name for name in single if not any(_named(test, name) for test in at_top))
+    faults += [f"{PACKAGE}.{name}: no file tests/test_{name}.py" for name in untested]
+    for folder, test in files:
+        if folder.split("/")[0] not in CROSSING and f"{folder}/{test}" not in THEMES and not (not folder and test in ABOUT_ALL):
+            faults += _misplaced(folder, test, homes)
+    return faults
+
+
+def _misplaced(folder: str, test: str, homes: Mapping[str, set[str]]) -> list[str]:
+    found = {name: folders for name, folders in homes.items() if _named(test, name)}
+    if any(folder in folders for folders in found.values()) or (folder and not found):
+        return []
+    where = sorted(f"tests/{home}" for folders in found.values() for home in folders if home)
+    return [f"tests/{folder}/{test}.py".replace("//", "/") + f": move it to {' or '.join(where) or 'the folder of a package'}"]
+
+
+def _named(test: str, module: str) -> bool:
+    return test == f"test_{module}" or test.startswith(f"test_{module}_")
 
 
 # Text

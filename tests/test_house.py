@@ -47,6 +47,12 @@ def test_arguments_can_be_followed():
     assert house.packed(SOURCES, house.recorded(), house.PACKED) == []
 
 
+@pytest.mark.xfail(reason="the tests of request, inputs, encoding and their like move to tests/pipeline together with the modules")
+def test_tests_mirror_the_source():
+    tests = house.ROOT / "tests"
+    assert house.mirror(SOURCES, [path.relative_to(tests).with_suffix("").as_posix() for path in tests.rglob("test_*.py")]) == []
+
+
 def test_imports_are_declared():
     assert house.undeclared(SOURCES, PROJECT) == []
 
@@ -177,6 +183,25 @@ def test_the_list_of_packed_arguments_only_shrinks():
     assert house.packed({"unnoise.model": "def f(**x: Any): ..."}, [], ["model: f"]) == []
     (complaint,) = house.packed({"unnoise.model": "def f(x: int): ..."}, [], ["model: f"])
     assert "take it off PACKED" in complaint
+
+
+@pytest.mark.parametrize(
+    "test, expected",
+    [
+        ("attic/test_box", "tests/attic: no package unnoise.attic"),
+        ("test_grids", "tests/test_grids.py: move it to tests/diffusion"),
+        ("data/test_grids_of_time", "tests/data/test_grids_of_time.py: move it to tests/diffusion"),
+        ("test_anything", "tests/test_anything.py: move it to the folder of a package"),
+        (None, "unnoise.data: no folder tests/data"),
+        (None, "unnoise.model: no file tests/test_model.py"),
+    ],
+)
+def test_a_test_in_the_wrong_place_is_seen(test: str | None, expected: str):
+    sources = {f"unnoise.{name}": "" for name in ("model", "version", "diffusion.grids", "data.pictures", "data.sets.emoji")}
+    right = ["test_model", "test_house", "diffusion/test_grids", "diffusion/test_orders", "data/test_pictures", "data/sets/test_emoji"]
+    assert house.mirror(sources, [*right, "peers/test_grids", "data/test_sets", "data/test_emoji"]) == []
+    faults = house.mirror(sources, [*right, test] if test else [name for name in right if name in ("test_house", "diffusion/test_grids")])
+    assert any(expected in line for line in faults), faults
 
 
 @pytest.mark.parametrize(
