@@ -79,7 +79,7 @@ THEMES = {"checkpoints/test_refusals", "cli/test_inputs", "networks/test_sizes"}
 
 PEERS = {"diffusers", "transformers", "peft", "k_diffusion", "torch_fidelity"}  # tests compare with them; the package stands alone
 IMPORT_NAMES = {"pillow": "PIL", "opencv-python-headless": "cv2"}  # where a distribution's import is not its name with underscores
-SILENT_EXTRAS = {"test"}  # the package imports nothing of these
+SILENT_EXTRAS = {"docs", "test"}  # the package imports nothing of these
 
 KERNELS = ("scaled_dot_product_attention", "flex_attention", "flash_attn", "xformers")
 KERNEL_HOME = "unnoise.networks.attention"
