@@ -36,7 +36,7 @@ def fake(monkeypatch, command) -> Callable[..., Outcome]:
     """The command over a model that needs no torch."""
     for name, value in fake_library.NAMES.items():
         monkeypatch.setitem(vars(unnoise), name, value)
-    monkeypatch.setitem(sys.modules, "unnoise.model", fake_library.module())
+    monkeypatch.setitem(sys.modules, "unnoise.pipeline.model", fake_library.module())
     return command
 
 

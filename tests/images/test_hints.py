@@ -18,6 +18,7 @@ from unnoise.images.hints import HINTS, hint
 from unnoise.networks.annotators import HED, BodyPose
 from unnoise.networks.depth import DepthAnything, DepthConfig
 from unnoise.networks.mlsd import MLSD, MLSD_LARGE
+from unnoise.runtime.placement import Placement
 
 PLAIN = [kind for kind, row in HINTS.items() if not row.model]
 TINY_DEPTH = DepthConfig(64, 4, 1, (1, 2, 3, 4), (8, 8, 8, 8), 8, 4, 14, 4)
@@ -101,12 +102,18 @@ def test_refusals() -> None:
         hint("tile", scene(), factor=0.5)
 
 
+def here(kind: str, network: nn.Module) -> annotators.Loaded:
+    return annotators.Loaded(kind, network, Placement(torch.device("cpu"), torch.float32))
+
+
 @pytest.mark.parametrize("kind", annotators.ANNOTATORS)
 def test_a_network_must_be_named(kind: str) -> None:
     with pytest.raises(ArgumentError, match=f"the hint '{kind}' needs a network: pass model="):
         hint(kind, scene())
     with pytest.raises(ArgumentError, match=f"got a Linear for the hint '{kind}'"):
-        hint(kind, scene(), nn.Linear(2, 2))
+        hint(kind, scene(), nn.Linear(2, 2))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ArgumentError, match=f"got the network of 'another' for the hint '{kind}'"):
+        hint(kind, scene(), here("another", nn.Linear(2, 2)))
 
 
 NETWORKS = {"mlsd": lambda: MLSD(MLSD_LARGE), "hed": HED, "pose": BodyPose, "depth": lambda: DepthAnything(TINY_DEPTH)}
@@ -121,8 +128,8 @@ def test_a_file_gives_its_network_back(kind: str, tmp_path: Path) -> None:
     extra = {"backbone.embeddings.mask_token": torch.zeros(1, 64)} if kind == "depth" else {}
     write.tensors(tmp_path / "a.safetensors", {**weights, **extra})
     loaded = annotators.load(kind, tmp_path / "a.safetensors")
-    assert type(loaded) is type(network) and not loaded.training
-    for name, value in loaded.state_dict().items():
+    assert loaded.kind == kind and type(loaded.network) is type(network) and not loaded.network.training
+    for name, value in loaded.network.state_dict().items():
         assert torch.equal(value, weights[name.removeprefix("layers.")].to(value.dtype))
     write.tensors(tmp_path / "b.safetensors", {"layer.weight": torch.zeros(2)})
     with pytest.raises((FileError, ArgumentError), match=r"does not fit|expected those of"):
@@ -157,7 +164,7 @@ class Dark(HED):
 
 def test_hed_sees_colours_from_0_to_255() -> None:
     network = Dark()
-    made = values(hint("hed", scene(), network, resolution=128))
+    made = values(hint("hed", scene(), here("hed", network), resolution=128))
     assert network.seen.shape == (1, 3, 128, 192)  # 112x160, both at multiples of 64
     assert network.seen[0, :, 5, 5].tolist() == [220, 215, 200]
     assert np.abs(made[5, 5] - 35).max() <= 1 and np.abs(made[50, 70] - 195).max() <= 1
@@ -184,7 +191,7 @@ class Nearer(DepthAnything):
 
 def test_depth_goes_from_black_to_white() -> None:
     network = Nearer(TINY_DEPTH)
-    made = values(hint("depth", scene(), network, resolution=140))
+    made = values(hint("depth", scene(), here("depth", network), resolution=140))
     assert network.seen.shape == (1, 3, 140, 196)
     expected = [(c / 255 - m) / s for c, m, s in zip((220, 215, 200), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
     assert network.seen[0, :, 2, 2].tolist() == pytest.approx(expected, rel=1e-5)
@@ -196,4 +203,4 @@ def test_an_even_depth_is_no_nan() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.ones(1, 1, *x.shape[2:])
 
-    assert values(hint("depth", scene(), Flat(TINY_DEPTH), resolution=140)).max() == 0
+    assert values(hint("depth", scene(), here("depth", Flat(TINY_DEPTH)), resolution=140)).max() == 0

@@ -11,9 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unnoise.images import pose
+from unnoise.images.annotators import Loaded
 from unnoise.images.hints import hint
 from unnoise.images.pose import COLOURS, LIMBS, Joint, drawn, people
 from unnoise.networks.annotators import BodyPose, Joints
+from unnoise.runtime.placement import Placement
 
 STANDING = {  # by part, in pixels from the neck
     0: (0, -30), 1: (0, 0), 2: (-25, 5), 3: (-32, 45), 4: (-36, 80), 5: (25, 5), 6: (32, 45), 7: (36, 80), 8: (-15, 85), 9: (-17, 140),
@@ -87,6 +89,9 @@ def test_drawing() -> None:
     assert page[80:].max() == 0
 
 
+HERE = Placement(torch.device("cpu"), torch.float32)
+
+
 class Told(BodyPose):
     """Answers with a person at an eighth of the size that it is shown."""
 
@@ -98,7 +103,7 @@ class Told(BodyPose):
 
 def test_the_hint() -> None:
     network = Told()
-    made = hint("pose", Image.new("RGB", (384, 320), (255, 128, 0)), network, resolution=320)
+    made = hint("pose", Image.new("RGB", (384, 320), (255, 128, 0)), Loaded("pose", network, HERE), resolution=320)
     assert network.seen.shape == (1, 3, 184, 224)  # 221 wide, filled up to a multiple of 8
     assert network.seen[0, :, 90, 90].tolist() == pytest.approx([-0.5, 0.0, 255 / 256 - 0.5], abs=1e-6)  # blue, green, red
     assert network.seen[0, :, 90, 222].tolist() == [0, 0, 0]

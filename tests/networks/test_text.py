@@ -14,21 +14,21 @@ from unnoise.checkpoints.layouts import ldm, texts
 from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import ArgumentError
 from unnoise.networks.t5 import T5Config, T5Encoder
-from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder, TextStates
+from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
 
 
 def floors(record: dict) -> dict[str, float]:
     return {name: tensor.get("max_abs_float32_minus_float64", 0.0) for name, tensor in record["tensors"].items()}
 
 
-def contexts(encoder: CLIPTextEncoder, states: TextStates) -> dict[str, torch.Tensor]:
+def contexts(encoder: CLIPTextEncoder, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """The contexts that the families take, by the golden tensors' names."""
-    bare, normed = encoder.context(states, 1, norm=False), encoder.context(states, 1)
+    states, bare, normed = encoder(ids), encoder(ids, skip=1, norm=False).context, encoder(ids, skip=1).context
     return {
-        "out.context_sd1": encoder.context(states),
+        "out.context_sd1": states.context,
         "out.context_penultimate_noLN": bare,
         "out.context_clip_skip2_withLN": normed,
-        "out.context_clip_skip3_withLN": encoder.context(states, 2),
+        "out.context_clip_skip3_withLN": encoder(ids, skip=2).context,
         "out.context_sd2": normed,
         "out.penultimate_noLN": bare,
         "out.penultimate_with_LN": normed,
@@ -47,7 +47,7 @@ def contexts(encoder: CLIPTextEncoder, states: TextStates) -> dict[str, torch.Te
 def assert_all_close(encoder: CLIPTextEncoder, io: golden.Tensors, record: dict, hidden: str) -> None:
     with torch.no_grad():
         states = encoder.eval()(io["in.ids"])
-        mine = contexts(encoder, states) | {f"{hidden}.{i}": value for i, value in enumerate(states.hidden)}
+        mine = contexts(encoder, io["in.ids"]) | {f"{hidden}.{i}": value for i, value in enumerate(states.hidden)}
     known = {name for name in io if name.startswith("out.")} - {"out.sd35.pooled_projected"}  # through another matrix
     assert known <= set(mine)
     for name in known:
@@ -112,8 +112,8 @@ def test_the_two_encoders_of_sdxl(shared: Path) -> None:
     small = texts.clip_part(file.prefixed(ldm.XL_CLIP), {"heads": 4}).load()
     big = texts.open_clip_part(file.prefixed(ldm.XL_OPEN_CLIP), {"heads": 2}).load()
     assert isinstance(small, CLIPTextEncoder) and isinstance(big, CLIPTextEncoder)
-    states, g = small(io["in.ids_l"]), big(io["in.ids_g"])
-    context = torch.cat([small.context(states, 1, norm=False), big.context(g, 1, norm=False)], dim=-1)
+    states, g = small(io["in.ids_l"], skip=1, norm=False), big(io["in.ids_g"], skip=1, norm=False)
+    context = torch.cat([states.context, g.context], dim=-1)
     golden.assert_close(context, io["out.context_sdxl"], floors(record)["out.context_sdxl"])
     golden.assert_close(g.projected, io["out.pooled_sdxl"], floors(record)["out.pooled_sdxl"])
 
@@ -131,8 +131,8 @@ def test_the_three_encoders_of_sd3(shared: Path) -> None:
     width, heads = t["d_model"], t["num_heads"]
     t5 = T5Encoder(T5Config(sizes["t5_vocab"], width, t["num_layers"], heads, width // heads, t["d_ff"])).eval()
     t5.load_state_dict(own["t5xxl"])
-    states, g = small(io["in.ids_l"]), big(io["in.ids_g"])
-    clip = torch.cat([small.context(states, 1, norm=False), big.context(g, 1, norm=False)], dim=-1)
+    states, g = small(io["in.ids_l"], skip=1, norm=False), big(io["in.ids_g"], skip=1, norm=False)
+    clip = torch.cat([states.context, g.context], dim=-1)
     context = torch.cat([F.pad(clip, (0, width - clip.shape[-1])), t5(io["in.ids_t5"])], dim=1)
     golden.assert_close(context, io["out.context_sd3"], floors(record)["out.context_sd3"])
     for name, first in (("out.pooled_sd3_repo", states.pooled), ("out.pooled_diffusers", states.projected)):
@@ -142,11 +142,12 @@ def test_the_three_encoders_of_sd3(shared: Path) -> None:
 @torch.no_grad()
 def test_layers_that_are_not_there_cannot_be_skipped() -> None:
     encoder = CLIPTextEncoder(CLIPTextConfig(vocab=20, length=8, width=16, layers=2, heads=2, mlp=32, end_token=19)).eval()
-    states = encoder(torch.tensor([[18, 3, 19]]))
-    assert encoder.context(states, 2, norm=False).equal(states.hidden[0])
+    ids = torch.tensor([[18, 3, 19]])
+    states = encoder(ids, skip=2, norm=False)
+    assert states.context.equal(states.hidden[0]) and encoder(ids).context is not None
     for skip in (-1, 3):
         with pytest.raises(ArgumentError, match="0 to 2"):
-            encoder.context(states, skip)
+            encoder(ids, skip=skip)
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ def test_depth_anything(transformers: Any, tmp_path: Path, taps: list[int], size
         nn.init.normal_(p, 1.0 if p.dim() == 1 else 0.0, 0.2 if p.dim() == 1 else p[0].numel() ** -0.5)
     nn.init.constant_(peer.head.conv3.bias, 1.0)  # most of it above 0, where the last activation lets it through
     peer.save_pretrained(tmp_path)  # under the published names: those in memory have changed since
-    mine = load("depth", tmp_path / "model.safetensors")
+    mine = load("depth", tmp_path / "model.safetensors").network
     assert mine.config == DepthConfig(64, 12, 1, tuple(taps), (8, 12, 16, 20), 12, 6, 14, 4)
     x = torch.randn(2, 3, *size)
     theirs = peer(x).predicted_depth[:, None]

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import unnoise
 from networks import golden, golden_pixels
 from peers.families import PROMPT, Pairs, half, once, picture
-from unnoise.model import Model
 from unnoise.networks.text import CLIPTextEncoder
+from unnoise.pipeline.model import Model
 
 pytest.importorskip("diffusers")
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -84,7 +83,7 @@ def _as_published(model: Model) -> Model:
     text = replace(model.spec.networks["text_encoder"], projection=0)
     encoder = CLIPTextEncoder(text).eval()
     encoder.load_state_dict(model.networks["text_encoder"].state_dict(), strict=False)
-    networks = nn.ModuleDict({**model.networks, "text_encoder": encoder})
+    networks = model.networks.replaced({"text_encoder": encoder}, {"text_encoder": text})
     return Model(model.spec.with_networks({"text_encoder": text}), model.tokenizers, networks)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from unnoise.runtime.skip_layers import SkipLayerGuided, window
 
 from networks.golden_sd3 import Golden, read
 from peers import tiny
@@ -24,7 +25,6 @@ from unnoise.diffusion.sampling import initial, plan
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
 from unnoise.networks.mmdit import MMDiT, SkipLayers
 from unnoise.runtime.denoise import NetworkDenoiser
-from unnoise.runtime.skip_layers import SkipLayerGuided, window
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,6 +6,7 @@ It is one format among the others: `recognise` answers as every layout does, and
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,10 +28,10 @@ FORMAT = "unnoise-2"
 FORMATS = ("unnoise-1", FORMAT)  # those that are read; the first has one field for each kind of network, see `FIELDS`
 
 
-def save(path: Path, spec: ModelSpec, tokenizer: Tokenizer, weights: dict[str, Tensor]) -> None:
+def save(path: Path, spec: ModelSpec, tokenizer: Tokenizer, weights: Mapping[str, Tensor]) -> None:
     """Write the file whole or not at all."""
     described = {"format": FORMAT, "spec": spec.model_dump_json(), "tokenizer": tokenizer.pieces.to_str()}
-    tensors(path, weights, described)
+    tensors(path, dict(weights), described)
 
 
 def recognise(weights: Weights, hints: Hints) -> Found | None:

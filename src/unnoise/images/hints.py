@@ -15,14 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 
 from unnoise.errors import ArgumentError, MissingExtra, UnknownName
 from unnoise.images import pose as poses
-from unnoise.images.annotators import annotator, run
+from unnoise.images.annotators import Loaded, annotator
 from unnoise.networks.mlsd import segments
 
-Model = str | Path | nn.Module | None
+Model = str | Path | Loaded | None
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of red, green, blue in 0..1
 
 
@@ -79,7 +79,7 @@ def color(image: Image.Image, *, cells: int = 64) -> Image.Image:
 def mlsd(image: Image.Image, model: Model = None, *, score: float = 0.1, length: float = 0.1, resolution: int = 512) -> Image.Image:
     """Straight lines by M-LSD, white on black: those surer than `score`, longer than `length` at half the resolution."""
     seen = _fitted(image, resolution, 64)
-    (found,) = run(annotator("mlsd", model), _tensor(seen) / 127.5 - 1).float().cpu()
+    (found,) = annotator("mlsd", model)(_tensor(seen) / 127.5 - 1).float().cpu()
     scale = torch.tensor([image.width / seen.width, image.height / seen.height] * 2)
     page = Image.new("RGB", image.size)
     draw = ImageDraw.Draw(page)
@@ -90,14 +90,14 @@ def mlsd(image: Image.Image, model: Model = None, *, score: float = 0.1, length:
 
 def hed(image: Image.Image, model: Model = None, *, resolution: int = 512) -> Image.Image:
     """Soft edges, white on black."""
-    edges = run(annotator("hed", model), _tensor(_fitted(image, resolution, 64)))
+    edges = annotator("hed", model)(_tensor(_fitted(image, resolution, 64)))
     return _gray(edges * 255, image.size)
 
 
 def depth(image: Image.Image, model: Model = None, *, resolution: int = 518) -> Image.Image:
     """Nearness by Depth Anything: the nearest white, the farthest black."""
     mean, std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
-    near = run(annotator("depth", model), (_tensor(_fitted(image, resolution, 14)) / 255 - mean) / std).float()
+    near = annotator("depth", model)((_tensor(_fitted(image, resolution, 14)) / 255 - mean) / std).float()
     low, high = near.min(), near.max()
     return _gray((near - low) / (high - low).clamp(min=1e-8) * 255, image.size)
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
-from torch import Tensor, nn
+from torch import Tensor
 
-from unnoise.images.annotators import run
+from unnoise.images.annotators import Loaded
 from unnoise.networks.annotators import PARTS, Joints
 
 HEIGHT = 184  # pixels: half of the 368 that the network was trained at, as in ControlNet's annotator
@@ -49,7 +49,7 @@ class Person:
         self.score += joint.score
 
 
-def look(network: nn.Module, picture: Tensor) -> Joints:
+def look(network: Loaded, picture: Tensor) -> Joints:
     """picture (1, 3, h, w) in 0..255 -> the network's maps at its size."""
     size = picture.shape[2:]
     width = max(1, round(size[1] * HEIGHT / size[0]))
@@ -60,7 +60,7 @@ def look(network: nn.Module, picture: Tensor) -> Joints:
         maps = F.interpolate(maps.float().cpu(), scale_factor=8, mode="bicubic", align_corners=False)[:, :, :HEIGHT, :width]
         return F.interpolate(maps, size=size, mode="bicubic", align_corners=False)
 
-    return Joints(*map(at_size, run(network, x)))
+    return Joints(*map(at_size, network(x)))
 
 
 def people(maps: Joints) -> list[Person]:

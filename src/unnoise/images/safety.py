@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
-from torch import Tensor
+from torch import Tensor, nn
 
 from unnoise.errors import ArgumentError, NonFiniteError, UnknownName
 from unnoise.networks.vision import SafetyNetwork
@@ -52,26 +52,29 @@ class SafetyChecker:
     """checker(pictures) -> one Verdict a picture. `network`: a SafetyNetwork with CompVis's weights, on any device, in any precision."""
 
     def __init__(self, network: SafetyNetwork):
-        self.network = network.eval()
+        self.network: nn.Module = network.eval()
+        self._size, example = network.config.image, network.visual_projection.weight
+        self._device, self._dtype = example.device, example.dtype
+        self._special, self._plain = network.special_care_embeds_weights.tolist(), network.concept_embeds_weights.tolist()
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> list[Verdict]:
         verdicts = []
         for start in range(0, len(pictures), BATCH):
-            pixels = clip_pixels(pictures[start : start + BATCH], self.network.config.image)
-            special, concepts = (cosines.cpu() for cosines in self.network(pixels.to(self.network.visual_projection.weight)))
-            verdicts += [self._verdict(*row) for row in zip(special, concepts, strict=True)]
+            pixels = clip_pixels(pictures[start : start + BATCH], self._size).to(self._device, self._dtype)
+            cosines = torch.cat(self.network(pixels), dim=1).cpu()
+            verdicts += [self._verdict(*row.split([len(self._special), len(self._plain)])) for row in cosines]
         return verdicts
 
     def _verdict(self, special: Tensor, concepts: Tensor) -> Verdict:
         if not (special.isfinite().all() and concepts.isfinite().all()):
             raise NonFiniteError("the safety checker gave NaN: run it in float32 or bfloat16")  # NaN > 0 would pass every picture
         cares, adjustment = {}, 0.0
-        for index, (cosine, threshold) in enumerate(zip(special, self.network.special_care_embeds_weights, strict=True)):
-            cares[index] = round(cosine.item() - threshold.item() + adjustment, 3)
+        for index, (cosine, threshold) in enumerate(zip(special.tolist(), self._special, strict=True)):
+            cares[index] = round(cosine - threshold + adjustment, 3)
             adjustment = STRICTER if cares[index] > 0 else adjustment
-        rows = enumerate(zip(concepts, self.network.concept_embeds_weights, strict=True))
-        scores = {index: round(cosine.item() - threshold.item() + adjustment, 3) for index, (cosine, threshold) in rows}
+        rows = enumerate(zip(concepts.tolist(), self._plain, strict=True))
+        scores = {index: round(cosine - threshold + adjustment, 3) for index, (cosine, threshold) in rows}
         return Verdict(any(score > 0 for score in scores.values()), scores, cares)
 
 

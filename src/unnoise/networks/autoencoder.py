@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from unnoise.errors import ArgumentError
 from unnoise.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Style, Upsample
 from unnoise.networks.tiling import activated, held, residual, strip_height
+
+Way = Literal["encode", "decode"]  # pictures to latents, or back
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,10 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(config)
         self.quant_conv = nn.Conv2d(2 * channels, 2 * channels, 1) if config.quant_convs else nn.Identity()
         self.post_quant_conv = nn.Conv2d(channels, channels, 1) if config.quant_convs else nn.Identity()
+
+    def forward(self, x: Tensor, way: Way, *, tile: int = 0) -> Posterior | Tensor:
+        """Go one way: so a module around this one that only passes its arguments on, or compiles this method, serves both."""
+        return self.encode(x, tile=tile) if way == "encode" else self.decode(x, tile=tile)
 
     def encode(self, x: Tensor, *, tile: int = 0) -> Posterior:
         factor = self.config.factor

@@ -162,7 +162,7 @@ class DiT(nn.Module):
         whole_patches(x, self.config.patch)
         rows, cols = x.shape[2] // self.config.patch, x.shape[3] // self.config.patch
         tokens = self.x_embedder(x)
-        tokens = tokens + position_table(self.config.width, rows, cols).to(tokens)
+        tokens = tokens + position_table(self.config.width, rows, cols, x.device).to(tokens)
         if self.context_embedder is not None:
             tokens = torch.cat([tokens, self.context_embedder(cond.need("tokens", "DiT"))], dim=1)
         c = self.condition(t, cond)

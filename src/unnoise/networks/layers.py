@@ -23,16 +23,28 @@ def timestep_embedding(t: Tensor, width: int, *, shift: float = 0.0, cos_first: 
     return torch.cat(waves, dim=-1)
 
 
-def position_table(width: int, rows: int, cols: int) -> Tensor:
-    """Fixed sin-cos positions of a grid (rows*cols, width): the first half encodes the column, the second the row (MAE, DiT)."""
+def position_table(width: int, rows: int, cols: int, device: torch.device | None = None) -> Tensor:
+    """Fixed sin-cos positions of a grid (rows*cols, width): the first half encodes the column, the second the row (MAE, DiT).
+
+    device: the one that it is made on; None is torch's default. On Apple's GPUs, which have no float64, it is made on the CPU and copied.
+    """
+    maker = torch.device("cpu") if device is not None and device.type == "mps" else device
 
     def axis(n: int) -> Tensor:
-        omega = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
-        angles = torch.arange(n, dtype=torch.float64)[:, None] * omega
+        omega = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64, device=maker) / (width / 4))
+        angles = torch.arange(n, dtype=torch.float64, device=maker)[:, None] * omega
         return torch.cat([angles.sin(), angles.cos()], dim=1)  # (n, width/2)
 
     column, row = axis(cols)[None].expand(rows, -1, -1), axis(rows)[:, None].expand(-1, cols, -1)
-    return torch.cat([column, row], dim=-1).reshape(rows * cols, width).float()
+    return torch.cat([column, row], dim=-1).reshape(rows * cols, width).float().to(device)
+
+
+def built_from(config: object, network: nn.Module) -> nn.Module:
+    """Return the module that was built from `config`, inside whatever wraps it. Raises ArgumentError where there is none."""
+    for module in network.modules():
+        if getattr(module, "config", None) == config:
+            return module
+    raise ArgumentError(f"got a {type(network).__name__} in which nothing was built from {config}: expected the network of this config")
 
 
 def whole_patches(x: Tensor, patch: int) -> None:

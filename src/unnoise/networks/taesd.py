@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.errors import ArgumentError
+from unnoise.networks.autoencoder import Way
 
 LEVELS = 3  # halvings
 REACH = 9  # latents around a tile; outside the grid of latents: 1/2 + 9/2 + 10/4 + 5/8 down the decoder, 65 pixels up the encoder
@@ -127,6 +128,10 @@ class TinyAutoencoder(nn.Module):
         self.config = config
         self.encoder = encoder(config) if config.encodes else None
         self.decoder = decoder(config)
+
+    def forward(self, x: Tensor, way: Way, *, tile: int = 0) -> Latents | Tensor:
+        """Go one way: so a module around this one that only passes its arguments on, or compiles this method, serves both."""
+        return self.encode(x, tile=tile) if way == "encode" else self.decode(x, tile=tile)
 
     def encode(self, x: Tensor, *, tile: int = 0) -> Latents:
         factor = self.config.factor

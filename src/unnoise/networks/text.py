@@ -51,6 +51,7 @@ class TextStates(NamedTuple):
     last: Tensor  # (b, n, width) after the final norm
     pooled: Tensor  # (b, width): `last` at the first end token
     projected: Tensor | None  # (b, projection)
+    context: Tensor  # (b, n, width): the token states that a denoiser reads, as `skip` and `norm` of the call say
 
 
 class SelfAttention(nn.Module):
@@ -127,6 +128,10 @@ class CLIPTextEncoder(nn.Module):
 
     words (m, width): vectors of textual inversion (Gal et al. 2022). Ids from `vocab` on mean them, as if they were further rows of the
     token table; `Tokenizer.with_words` gives such ids.
+
+    skip: the context is so many layers below the last; norm: whether it passes the final norm. Stable Diffusion 1: skip 0, and `clip_skip`
+    of a request is this skip, with the final norm. 2: skip 1 of 24 layers, with the norm (diffusers' folders keep 23 layers: skip 0). SDXL
+    and 3: skip 1 without the norm, and clip_skip comes on top. Raises ArgumentError for layers that are not there.
     """
 
     def __init__(self, config: CLIPTextConfig):
@@ -135,22 +140,17 @@ class CLIPTextEncoder(nn.Module):
         self.text_model = TextModel(config)
         self.text_projection = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
 
-    def forward(self, ids: Tensor, words: Tensor | None = None) -> TextStates:
+    def forward(self, ids: Tensor, words: Tensor | None = None, *, skip: int = 0, norm: bool = True) -> TextStates:
+        if not 0 <= skip <= self.config.layers:
+            raise ArgumentError(f"got clip_skip {skip}: expected 0 to {self.config.layers}, the layers of this text encoder")
         hidden = [self.text_model.embeddings(ids, words)]
         for layer in self.text_model.encoder.layers:
             hidden.append(layer(hidden[-1]))
         last = self.text_model.final_layer_norm(hidden[-1])
         end = (ids == self.config.end_token).int().argmax(dim=1)  # the first end token: later ones are padding
         pooled = last[torch.arange(len(ids), device=ids.device), end]
-        return TextStates(hidden, last, pooled, self.text_projection(pooled) if self.text_projection else None)
-
-    def context(self, states: TextStates, skip: int = 0, *, norm: bool = True) -> Tensor:
-        """The token states that a denoiser reads: those `skip` layers below the last, (b, n, width).
-
-        Stable Diffusion 1: skip 0, and `clip_skip` of a request is this skip, with the final norm. 2: skip 1 of 24 layers, with the norm
-        (diffusers' folders keep 23 layers: skip 0). SDXL and 3: skip 1 without the norm, and clip_skip comes on top.
-        """
-        if not 0 <= skip <= self.config.layers:
-            raise ArgumentError(f"got clip_skip {skip}: expected 0 to {self.config.layers}, the layers of this text encoder")
-        x = states.hidden[-1 - skip]
-        return self.text_model.final_layer_norm(x) if norm else x
+        projected = self.text_projection(pooled) if self.text_projection else None
+        context = hidden[-1 - skip]
+        if norm:
+            context = self.text_model.final_layer_norm(context) if skip else last
+        return TextStates(hidden, last, pooled, projected, context)

@@ -91,14 +91,14 @@ class Moments(NamedTuple):
 
 def measured(groups: int, x: Rows) -> Moments:
     """Of all rows. The strips' figures share one tensor: small ones that stay, one a strip, would cut up the freed memory between them."""
-    strips, parts = list(x.strips()), None
-    for i, strip in enumerate(strips):
-        part = measure(x.take(*strip))
-        if parts is None:
-            parts = part.new_empty(len(strips), *part.shape)
-        parts[i] = part
+    strips, parts, shares = list(x.strips()), None, None
+    for i, (first, last) in enumerate(strips):
+        part = measure(x.take(first, last))
+        if parts is None or shares is None:
+            parts, shares = part.new_empty(len(strips), *part.shape), part.new_empty(len(strips))
+        parts[i], shares[i] = part, (last - first) / x.height  # filled in where it is: a copy from the CPU would wait for a GPU
         del part
-    return merge(groups, parts, torch.tensor([last - first for first, last in strips]) / x.height)
+    return merge(groups, parts, shares)
 
 
 def measure(x: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def merge(groups: int, parts: Tensor, shares: Tensor) -> Moments:
     """Moments of the union of parts (n, 2, b, c), each a share of the rows, and of the channels of a group:
     var = sum of share_i (var_i + (mean_i - mean)^2)."""
     means, variances = parts.unflatten(3, (groups, -1)).unbind(1)  # (n, b, groups, each)
-    weights = (shares.to(parts.device) / means.shape[3])[:, None, None, None]
+    weights = (shares / means.shape[3])[:, None, None, None]
     mean = (weights * means).sum((0, 3))
     return Moments(mean, (weights * (variances + (means - mean[:, :, None]) ** 2)).sum((0, 3)))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.errors import ArgumentError
-from unnoise.networks.autoencoder import AutoencoderConfig, Decoder, Encoder, Posterior
+from unnoise.networks.autoencoder import AutoencoderConfig, Decoder, Encoder, Posterior, Way
 
 CELLS = 4096  # latents that are compared with the codebook at once: 128 MiB of distances to 8192 codes
 
@@ -84,6 +84,10 @@ class VQAutoencoder(nn.Module):
         self.quantize = Codebook(config.codes, channels)
         self.quant_conv = nn.Conv2d(channels, channels, 1)
         self.post_quant_conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, way: Way, *, tile: int = 0) -> Posterior | Tensor:
+        """Go one way: so a module around this one that only passes its arguments on, or compiles this method, serves both."""
+        return self.encode(x, tile=tile) if way == "encode" else self.decode(x, tile=tile)
 
     def encode(self, x: Tensor, *, tile: int = 0) -> Posterior:
         """A posterior without spread: its sample is its mean."""

@@ -1,0 +1,179 @@
+"""A model of every family, with random weights and sizes that a test can afford, on the CPU or on the pretended device."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from unnoise.checkpoints.families import FAMILIES
+from unnoise.checkpoints.specs import ModelSpec
+from unnoise.controls import ControlModel
+from unnoise.model import Model
+
+from pretend.device import WHERE
+from unnoise.images.safety import SafetyChecker
+from unnoise.networks import tokenizers, wordpiece
+from unnoise.networks.autoencoder import AutoencoderConfig
+from unnoise.networks.bert import BertConfig
+from unnoise.networks.classifier import Classifier, ClassifierConfig
+from unnoise.networks.controlnet import ControlNet, ControlNetConfig
+from unnoise.networks.controlnet_mmdit import MMDiTControlNet, MMDiTControlNetConfig
+from unnoise.networks.dit import DiTConfig
+from unnoise.networks.labels import ClassTokensConfig
+from unnoise.networks.mmdit import MMDiTConfig
+from unnoise.networks.ncsnpp import NCSNppConfig
+from unnoise.networks.t5 import T5Config
+from unnoise.networks.taesd import TinyAutoencoder, TinyAutoencoderConfig
+from unnoise.networks.text import CLIPTextConfig
+from unnoise.networks.tokenizers import Tokenizer
+from unnoise.networks.unet import UNetConfig
+from unnoise.networks.vision import CLIPVisionConfig, SafetyNetwork
+from unnoise.networks.vq import VQConfig
+
+UNET = UNetConfig(widths=(32, 64), depths=(1, 0), blocks=1, heads=4, context_width=32)
+PIXELS = UNetConfig(3, 3, widths=(32, 64), depths=(0, 1), blocks=1, heads=2, context_width=0)
+XL = replace(UNET, depths=(0, 2), heads=2, context_width=32 + 48, linear_projection=True, pooled_width=48 + 6 * 8)
+MMDIT = MMDiTConfig(4, width=32, depth=2, heads=2, context_width=96, pooled_width=32 + 48, positions=16, qk_norm=True, dual_blocks=1)
+STAGE = AutoencoderConfig(widths=(32, 32, 32, 32), blocks=1)
+FOURTH = {"widths": (32, 32, 32), "blocks": 1}
+CLIP_L = CLIPTextConfig(width=32, layers=3, heads=2, mlp=64)
+CLIP_G = CLIPTextConfig(width=48, layers=3, heads=2, mlp=96, activation="gelu", projection=48)
+T5 = T5Config(width=96, layers=2, heads=4, head_width=16, mlp=64)
+SCORE = NCSNppConfig(stem=32, widths=(32, 32), blocks=1, attend=(False, True))
+
+# By the family's name, or a family and what makes it another: fields of its spec
+SIZES: dict[str, dict[str, Any]] = {
+    "sd1": {"unet": UNET, "autoencoder": STAGE, "text": CLIP_L},
+    "sd1-inpainting": {"unet": replace(UNET, in_channels=9), "autoencoder": STAGE, "text": CLIP_L},
+    "sd2": {"unet": replace(UNET, linear_projection=True), "autoencoder": STAGE, "text": replace(CLIP_L, activation="gelu")},
+    "sd1/lcm": {"unet": replace(UNET, guidance_width=16), "autoencoder": STAGE, "text": CLIP_L, "prediction": "lcm"},
+    "sdxl": {"unet": XL, "autoencoder": replace(STAGE, scale=0.13025), "text": CLIP_L, "text_2": CLIP_G},
+    "sdxl-refiner": {
+        "unet": replace(XL, context_width=48, pooled_width=48 + 5 * 8),
+        "autoencoder": replace(STAGE, scale=0.13025),
+        "text": CLIP_G,
+    },
+    "sd3.5-medium": {
+        "mmdit": MMDIT,
+        "autoencoder": replace(STAGE, scale=1.5305, shift=0.0609, quant_convs=False),
+        "text": replace(CLIP_L, projection=32),
+        "text_2": CLIP_G,
+        "text_3": T5,
+    },
+    "ldm-uncond": {"unet": replace(PIXELS, widths=(32, 64)), "vq": VQConfig(codes=64, **FOURTH)},
+    "ldm-class": {
+        "unet": replace(UNET, in_channels=3, out_channels=3),
+        "vq": VQConfig(codes=64, **FOURTH),
+        "class_tokens": ClassTokensConfig(width=32),
+    },
+    "ldm-text": {"unet": UNET, "autoencoder": STAGE, "bert": BertConfig(width=32, layers=2, heads=2, head_width=16, mlp=64)},
+    "dit-xl-2": {"dit": DiTConfig(4, width=32, depth=2, heads=2, num_classes=1000), "autoencoder": STAGE},
+    "ddpm-cifar": {"unet": replace(PIXELS, corner_pad=True, time_shift=1.0, time_cos_first=False)},
+    "iddpm-64-class": {"unet": replace(PIXELS, num_classes=1000, learn_sigma=True, scale_shift=True)},
+    "adm-64": {"unet": replace(PIXELS, num_classes=1000, learn_sigma=True, scale_shift=True, resample="residual")},
+    "adm-u-256": {"unet": replace(PIXELS, in_channels=6, num_classes=1000, learn_sigma=True)},
+    "consistency-imagenet64": {"unet": replace(PIXELS, num_classes=1000)},
+    "edm-cifar-cond": {"ncsnpp": replace(SCORE, num_classes=10, augment_width=9)},
+    "score-sde-ncsnpp-cifar": {"ncsnpp": replace(SCORE, fourier=True, blur=True, pyramid=True)},
+}
+
+
+def spec(name: str) -> ModelSpec:
+    row, sizes = FAMILIES[name.partition("/")[0]], SIZES[name]
+    side = 16 if not {"autoencoder", "vq"} & {*sizes} else 64
+    return row.model_copy(update={**sizes, "size": side, "multiple": side // 2})
+
+
+def randomised(network: nn.Module, seed: int = 1) -> nn.Module:
+    """No weight stays at zero or one, so that every one of them is heard in the picture."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return network.eval().requires_grad_(False)
+
+
+@functools.cache
+def model(name: str) -> Model:
+    """On the CPU; made once a process. Photographs are checked, and previews decoded by a tiny autoencoder."""
+    if name == "emoji":
+        import unnoise
+
+        return unnoise.load("emoji", device="cpu")
+    row = spec(name)
+    torch.manual_seed(2)
+    networks = {place: randomised(network) for place, network in row.build().items()}
+    if row.autoencoder:
+        networks["preview"] = randomised(TinyAutoencoder(TinyAutoencoderConfig(width=16)))
+    return Model(row, _tokenizers(row), nn.ModuleDict(networks), safety=SafetyChecker(_safety()))
+
+
+def _tokenizers(row: ModelSpec) -> dict[str, Tokenizer]:
+    if row.bert:
+        return {"text_encoder": wordpiece.bert()}  # pyright: ignore[reportReturnType]
+    clips = {
+        place: tokenizers.published_clip(77) for place, config in (("text_encoder", row.text), ("text_encoder_2", row.text_2)) if config
+    }
+    return clips | ({"text_encoder_3": tokenizers.published_t5()} if row.text_3 else {})
+
+
+def _safety() -> SafetyNetwork:
+    small = CLIPVisionConfig(image=28, patch=14, width=32, layers=1, heads=2, mlp=32, projection=4)
+    return randomised(SafetyNetwork(small, concepts=2, special=3))  # pyright: ignore[reportReturnType]
+
+
+def changed(of: Model, change: Callable[[str, nn.Module], nn.Module]) -> Model:
+    """The same model with other modules in the places of its networks and of its safety checker."""
+    networks = nn.ModuleDict({place: change(place, network) for place, network in of.networks.items()})
+    safety = of.safety and SafetyChecker(change("safety_checker", of.safety.network))  # pyright: ignore[reportArgumentType]
+    return Model(of.spec, of.tokenizers, networks, safety=safety, words=of.encode.words, file=of.file)
+
+
+@functools.cache
+def moved(name: str) -> Model:
+    """A copy on the pretended device, which must be open; made once a process."""
+    return changed(model(name), lambda _, network: there(network))
+
+
+def there(network: nn.Module) -> Any:
+    return copy.deepcopy(network).to(WHERE)
+
+
+# What stands beside a model
+
+CONTROLS: dict[str, tuple[str, str, Callable[[], nn.Module]]] = {
+    "sd1": ("sd1", "sd1", lambda: ControlNet(ControlNetConfig(UNET, hint_widths=(16, 16, 16, 16)))),
+    "sd1 pooled": ("sd1", "sd1", lambda: ControlNet(ControlNetConfig(UNET, hint_widths=(16, 16, 16, 16), global_pool=True))),
+    "sdxl": ("sdxl", "sdxl", lambda: ControlNet(ControlNetConfig(XL, hint_widths=(16, 16, 16, 16)))),
+    **{
+        f"sd3 {form}": ("sd3.5-medium", "sd3", functools.partial(MMDiTControlNet, MMDiTControlNetConfig(replace(MMDIT, depth=1), form, 4)))
+        for form in ("joint", "2b", "8b")
+    },
+}
+
+
+def control(name: str) -> ControlModel:
+    """A ControlNet on the CPU."""
+    _, family, build = CONTROLS[name]
+    torch.manual_seed(3)
+    return ControlModel(randomised(build(), 4), family)  # pyright: ignore[reportArgumentType]
+
+
+def classifier() -> nn.Module:
+    """For adm-64."""
+    return randomised(Classifier(ClassifierConfig(16, widths=(32, 64), depths=(0, 1), blocks=1, heads=2, head_width=32)), 5)
+
+
+def lora(name: str) -> Mapping[str, torch.Tensor]:
+    """A LoRA of rank 2 on the attention of the model's network, in PEFT's names."""
+    generator, found = torch.Generator().manual_seed(6), {}
+    root = "transformer" if spec(name).mmdit else "unet"
+    for path, module in model(name).networks["network"].named_modules():
+        if isinstance(module, nn.Linear) and path.endswith(("to_q", "to_v", "qkv")):
+            found[f"{root}.{path}.lora_A.weight"] = torch.randn(2, module.in_features, generator=generator) / 4
+            found[f"{root}.{path}.lora_B.weight"] = torch.randn(module.out_features, 2, generator=generator) / 4
+    return found
