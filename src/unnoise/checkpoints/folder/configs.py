@@ -63,8 +63,8 @@ def _levels_written(ours: UNetConfig) -> dict[str, Any]:
 
 
 def _pooled_read(theirs: Theirs) -> dict[str, Any]:
-    told = theirs.get("addition_embed_type") == "text_time"
-    return {"pooled_width": _or_zero(theirs.get("projection_class_embeddings_input_dim")) if told else 0}
+    joins = theirs.get("addition_embed_type") == "text_time"
+    return {"pooled_width": _or_zero(theirs.get("projection_class_embeddings_input_dim")) if joins else 0}
 
 
 def _pooled_written(ours: UNetConfig) -> dict[str, Any]:

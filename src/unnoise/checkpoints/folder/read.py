@@ -111,13 +111,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def _finished(folder: Folder, row: ModelSpec, parts: dict[str, Part]) -> Found:
     """The family's row with the folder's own networks, and no others, and with what its scheduler says."""
     networks = {place: parts[place].config if place in parts else None for place in PLACES}
-    spec, told = schedulers.read(folder.config("scheduler"), row.with_networks(networks))
+    spec, evidence = schedulers.read(folder.config("scheduler"), row.with_networks(networks))
     tokenizers = {}
     for place in parts:
         name = place.replace("text_encoder", "tokenizer")
         if place.startswith("text_encoder") and folder.has(name):
             tokenizers[place] = folder.path / name
-    return Found(spec, parts, (f"{folder.index['_class_name']} folder", *told), tokenizers)
+    return Found(spec, parts, (f"{folder.index['_class_name']} folder", *evidence), tokenizers)
 
 
 def _stable_diffusion(folder: Folder) -> Found:
@@ -179,8 +179,8 @@ def vae(folder: Folder, name: str = "vae") -> Part:
 def clip(folder: Folder, name: str, place: str = "") -> Part:
     """place: in the model, where it is not the folder's name."""
     config, weights = folder.config(name), folder.weights(name)
-    told = configs.CLIP.fields(config, "heads", "activation")
-    part = texts.clip_part(weights, {**told, **folder.hints.get(place or name, {})})
+    stated = configs.CLIP.fields(config, "heads", "activation")
+    part = texts.clip_part(weights, {**stated, **folder.hints.get(place or name, {})})
     if part.config.activation not in ACTIVATIONS:
         where, expected = folder.path / name / "config.json", " or ".join(ACTIVATIONS)
         raise FileError(f"{where} has hidden_act {part.config.activation!r}: expected {expected}")
@@ -188,8 +188,8 @@ def clip(folder: Folder, name: str, place: str = "") -> Part:
 
 
 def t5(folder: Folder, name: str) -> Part:
-    told = configs.T5.fields(folder.config(name), "max_distance")
-    return texts.t5_part(folder.weights(name), {**told, **folder.hints.get(name, {})})
+    stated = configs.T5.fields(folder.config(name), "max_distance")
+    return texts.t5_part(folder.weights(name), {**stated, **folder.hints.get(name, {})})
 
 
 def text(folder: Folder, name: str) -> Part:
