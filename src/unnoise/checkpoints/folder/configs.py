@@ -151,6 +151,7 @@ def _pixels_written(ours: UNetConfig) -> dict[str, Any]:
         "up_block_types": [up for _, up in reversed(kinds)],
         "add_attention": bool(ours.mid_depth),
         "attention_head_dim": ours.head_width or None,
+        "attn_norm_num_groups": ours.groups,  # None would leave out the norm of the attention in the middle, beside "scale_shift"
         **({"downsample_type": "resnet", "upsample_type": "resnet"} if residual else {}),
     }
 
