@@ -209,7 +209,7 @@ def _tokenizers(found: Found) -> dict[str, Tokenizer]:
             made[place] = tokenizer
         elif tokenizer is not None:
             made[place] = tokenizers.from_folder(tokenizer, getattr(part.config, "length", None))
-        elif place == "text_encoder_3":
+        elif part.config.kind == "t5":
             made[place] = tokenizers.published_t5()
         elif spec.conditioning == "bert" and place == "text_encoder":
             made[place] = wordpiece.bert()  # pyright: ignore[reportArgumentType]

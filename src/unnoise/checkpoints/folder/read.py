@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unnoise.checkpoints.folder import configs, schedulers
+from unnoise.checkpoints.folder.pipelines import TRANSFORMERS, Transformer
 from unnoise.checkpoints.found import Found, Hints, Part
-from unnoise.checkpoints.layouts import bert, diffusers, dit, sd3, texts
+from unnoise.checkpoints.layouts import bert, diffusers, dit, texts
 from unnoise.checkpoints.store.weights import Weights
 from unnoise.checkpoints.store.write import STEMS
 from unnoise.errors import FileError, UnknownName
-from unnoise.families.spec import PLACES, ModelSpec
+from unnoise.families.spec import PLACES, TEXT_PLACES, ModelSpec
 from unnoise.families.table import FAMILIES
 from unnoise.networks.text import ACTIVATIONS
 from unnoise.networks.unet import UNetConfig
@@ -197,14 +199,13 @@ def text(folder: Folder, name: str) -> Part:
     return t5(folder, name) if folder.config(name).get("model_type") == "t5" else clip(folder, name)
 
 
-def _stable_diffusion_3(folder: Folder) -> Found:
+def _transformer(row: Transformer, folder: Folder) -> Found:
+    """A transformer with an autoencoder and those of its text encoders that are there."""
     weights = folder.weights("transformer")
-    config = folder.hinted("network", configs.MMDIT.read(folder.config("transformer")))
-    parts = {"network": Part(config, diffusers.mmdit(config), weights), "autoencoder": vae(folder)}
-    parts |= {place: clip(folder, place) for place in ("text_encoder", "text_encoder_2") if folder.has(place)}
-    if folder.has("text_encoder_3"):
-        parts["text_encoder_3"] = t5(folder, "text_encoder_3")
-    found = _finished(folder, FAMILIES[sd3.family(config)], parts)
+    config = folder.hinted("network", row.table.read(folder.config("transformer")))
+    parts = {"network": Part(config, row.layout(config), weights), "autoencoder": vae(folder)}
+    parts |= {place: text(folder, place) for place in TEXT_PLACES if folder.has(place)}
+    found = _finished(folder, FAMILIES[row.family(config)], parts)
     return replace(found, spec=_sized(found.spec, folder.config("transformer")))
 
 
@@ -258,7 +259,7 @@ def _dit(folder: Folder) -> Found:
 
 # What stands in a pipeline's class name: who reads its folder. The first that fits.
 PIPELINES: dict[str, Callable[[Folder], Found]] = {
-    "StableDiffusion3": _stable_diffusion_3,
+    **{row.pipeline.removesuffix("Pipeline"): partial(_transformer, row) for row in TRANSFORMERS},
     "StableDiffusion": _stable_diffusion,
     "LatentConsistencyModel": _stable_diffusion,
     "LDMTextToImage": _latent_text,
