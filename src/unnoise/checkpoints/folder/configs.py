@@ -187,7 +187,7 @@ def _width_written(ours: Any) -> dict[str, Any]:
     return {"num_attention_heads": ours.heads, "attention_head_dim": ours.width // ours.heads}
 
 
-_TRANSFORMER = (
+TRANSFORMER = (
     Pair("in_channels", "in_channels"),
     Pair("patch_size", "patch"),
     Pair("num_layers", "depth"),
@@ -198,7 +198,7 @@ MMDIT = Table(
     "SD3Transformer2DModel",
     MMDiTConfig,
     (
-        *_TRANSFORMER,
+        *TRANSFORMER,
         Group((), lambda theirs: {}, lambda ours: {"out_channels": ours.in_channels, "caption_projection_dim": ours.width}),
         Pair("joint_attention_dim", "context_width"),
         Pair("pooled_projection_dim", "pooled_width"),
@@ -208,7 +208,7 @@ MMDIT = Table(
     ),
 )
 
-_LEARNED = Group(
+LEARNED = Group(
     ("learn_sigma",),
     lambda theirs: {"learn_sigma": theirs.get("out_channels") == 2 * theirs["in_channels"]},
     lambda ours: {"out_channels": ours.in_channels * (2 if ours.learn_sigma else 1)},
@@ -217,7 +217,7 @@ _LEARNED = Group(
 DIT = Table(
     "DiTTransformer2DModel",
     DiTConfig,
-    (*_TRANSFORMER, _LEARNED, Pair("num_embeds_ada_norm", "num_classes")),
+    (*TRANSFORMER, LEARNED, Pair("num_embeds_ada_norm", "num_classes")),
     constants={
         "norm_type": "ada_norm_zero",
         "norm_elementwise_affine": False,
