@@ -134,7 +134,7 @@ _UNIONS = {"network": Backbone, "autoencoder": FirstStage}
 FITS: dict[str, tuple[type, ...]] = {place: get_args(_UNIONS.get(place, TextConfig)) for place in PLACES}  # the configs of each place
 
 # How text, sizes and labels become the network's condition: see `pipeline/conditionings.py`
-Conditioning = Literal["none", "labels", "label_tokens", "draft", "clip", "clip_penultimate", "bert", "sdxl", "refiner", "sd3"]
+Conditioning = Literal["none", "labels", "label_tokens", "draft", "clip", "clip_penultimate", "bert", "sdxl", "refiner", "sd3", "pixart"]
 
 
 class ModelSpec(Strict):

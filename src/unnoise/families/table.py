@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from unnoise.errors import UnknownName
-from unnoise.families.papers import PUBLISHED
+from unnoise.families.papers import KL_F8_XL, PUBLISHED, T5_XXL
 from unnoise.families.spec import TEXT_PLACES, Defaults, ModelSpec, ScheduleSpec
 from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.ncsnpp import NCSNppConfig
+from unnoise.networks.pixart import PixArtConfig
 from unnoise.networks.unet import UNetConfig
 
 
@@ -156,6 +157,18 @@ FAMILIES: dict[str, ModelSpec] = {
                 defaults=Defaults(sampler="euler", spacing="sd3", num_inference_steps=steps, guidance_scale=scale),
             )
             for name, steps, scale in (("sd3-medium", 28, 5.0), ("sd3.5-medium", 40, 4.5), ("sd3.5-large", 40, 4.5))
+        ),
+        ModelSpec(
+            name="pixart-sigma",
+            family="pixart-sigma",
+            summary="PixArt-Sigma at 1024",
+            prediction="eps",
+            schedule=DDPM,
+            size=1024,
+            multiple=16,
+            networks={"network": PixArtConfig(), "autoencoder": KL_F8_XL, "text_encoder": T5_XXL},
+            conditioning="pixart",
+            defaults=Defaults(sampler="dpmpp_2m", num_inference_steps=20, guidance_scale=4.5),
         ),
         *(_row(name, like, **{"family": PUBLISHED[like].family, **rest}) for name, (like, rest) in _PIXELS.items()),
     )

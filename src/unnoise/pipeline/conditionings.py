@@ -6,6 +6,7 @@ clip_penultimate  the layer before it, behind the final norm               singl
 sdxl              penultimate layers of two encoders, side by side; pooled text and six sizes as one vector
 refiner           the second of them alone; five numbers, the last an aesthetic score
 sd3               penultimate layers of two encoders, padded to T5's width, and T5's states behind them
+pixart            T5's states of the prompt's own tokens                  PixArt-Sigma
 bert              the states                                               latent diffusion from text
 labels, label_tokens, none
 """
@@ -13,7 +14,7 @@ labels, label_tokens, none
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -27,11 +28,13 @@ from unnoise.networks.drafts import condition
 from unnoise.networks.layers import timestep_embedding
 from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.text import TextStates
+from unnoise.networks.tokenizers import Tokenizer
 from unnoise.networks.unet import UNetConfig
 from unnoise.pipeline import prompts
 from unnoise.pipeline.encoding import Caption, Encoder
 from unnoise.pipeline.prompts import Chunked
 
+PIXART_LENGTH = 300  # tokens at most, with the end
 T5_LENGTH = 77  # tokens at least, as in the authors' code, which cuts nothing
 
 
@@ -149,7 +152,10 @@ def _t5(encoder: Encoder, caption: Caption, width: int) -> Tensor:
 
 def _t5_tokens(encoder: Encoder, caption: Caption) -> list[tuple[int, float]]:
     """The prompt's ids and their weights, all of them; T5 has no chunks to break."""
-    tokenizer = encoder.tokenizers["text_encoder_3"]
+    return _pairs(encoder.tokenizers["text_encoder_3"], caption)
+
+
+def _pairs(tokenizer: Tokenizer, caption: Caption) -> list[tuple[int, float]]:
     plain = [piece for piece in caption.pieces() if piece != (prompts.BREAK, -1)]
     return [(id, piece.weight) for piece in plain for group in tokenizer.groups(piece.text) for id in group]
 
@@ -168,6 +174,30 @@ def _sd3_cut(encoder: Encoder, caption: Caption) -> int:
     if not caption.t5_length or "text_encoder_3" not in encoder.tokenizers:
         return 0
     return max(0, len(_t5_tokens(encoder, caption)) + 1 - caption.t5_length)
+
+
+def _pixart(encoder: Encoder, caption: Caption) -> Cond:
+    """T5's states of the prompt's own tokens, at most 300: the padding behind them is attended to nowhere (Chen et al. 2024)."""
+    encoder.need("text_encoder")
+    ids, weights = _pixart_tokens(encoder, caption)
+    with encoder.networks.on("text_encoder") as network:
+        states = network(torch.tensor([ids]).to(encoder.device))
+    return Cond(tokens=prompts.weighted(states, torch.tensor([weights]).to(encoder.device)).to(encoder.dtype))
+
+
+def _pixart_tokens(encoder: Encoder, caption: Caption) -> tuple[list[int], list[float]]:
+    tokenizer = encoder.tokenizers["text_encoder"]
+    pairs = _pixart_pairs(encoder, caption)[: (caption.t5_length or PIXART_LENGTH) - 1]
+    return [*(id for id, _ in pairs), tokenizer.end], [*(weight for _, weight in pairs), 1.0]
+
+
+def _pixart_pairs(encoder: Encoder, caption: Caption) -> list[tuple[int, float]]:
+    """The prompt's ids and weights; it was trained on captions in lower case."""
+    return _pairs(encoder.tokenizers["text_encoder"], replace(caption, text=(caption.text or "").lower().strip()))
+
+
+def _pixart_cut(encoder: Encoder, caption: Caption) -> int:
+    return len(_pixart_pairs(encoder, caption)) + 1 - len(_pixart_tokens(encoder, caption)[0])
 
 
 def _bert(encoder: Encoder, caption: Caption) -> Cond:
@@ -213,6 +243,7 @@ CONDITIONINGS = {
     "sdxl": Conditioning(_sdxl, "SDXL", reads=_SIZED, photographs=True),
     "refiner": Conditioning(_refiner, "SDXL's refiner", reads=_SCORED, photographs=True),
     "sd3": Conditioning(_sd3, "Stable Diffusion 3", reads=_CLIP | {"max_sequence_length"}, photographs=True, dropped=_sd3_cut),
+    "pixart": Conditioning(_pixart, "PixArt-Sigma", reads=_TEXT | {"max_sequence_length"}, photographs=True, dropped=_pixart_cut),
     "bert": Conditioning(_bert, "latent diffusion from text", reads=_TEXT, photographs=True, dropped=_cut),
     "labels": Conditioning(_labels, "models of classes", "label", _LABEL),
     "label_tokens": Conditioning(_label_tokens, "models of classes", "label", _LABEL),

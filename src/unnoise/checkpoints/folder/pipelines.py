@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from unnoise.checkpoints.folder import configs
 from unnoise.checkpoints.folder.table import Table
 from unnoise.checkpoints.keys import Layout
-from unnoise.checkpoints.layouts import diffusers, sd3
+from unnoise.checkpoints.layouts import diffusers, pixart, sd3
 
 
 class Transformer(NamedTuple):
@@ -21,4 +21,7 @@ class Transformer(NamedTuple):
     family: Callable[[Any], str]
 
 
-TRANSFORMERS = (Transformer("mmdit", "StableDiffusion3Pipeline", configs.MMDIT, diffusers.mmdit, sd3.family),)
+TRANSFORMERS = (
+    Transformer("mmdit", "StableDiffusion3Pipeline", configs.MMDIT, diffusers.mmdit, sd3.family),
+    Transformer("pixart", "PixArtSigmaPipeline", pixart.TABLE, pixart.diffusers, lambda config: "pixart-sigma"),
+)
