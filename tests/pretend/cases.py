@@ -15,7 +15,7 @@ from torch import nn
 
 from pretend import models
 from unnoise.diffusion.solvers import SOLVERS
-from unnoise.inputs import Control
+from unnoise.pipeline.inputs import Control
 
 PROMPT = "a red apple on (a table:1.3)"
 LONG = ", ".join(f"{number} red apples on a table" for number in range(40))
