@@ -87,6 +87,6 @@ def _adapter(path: Path, values: Values, alpha: Tensor, rank: int) -> Adapter:
         if side == "up":
             place, _, module = layer.partition(".")
             up, down = values[f"{layer}.up"].detach(), values[f"{layer}.down"].detach()
-            deltas.setdefault(place, {})[f"{module}.weight"] = (LowRank(up, down, alpha=alpha),)
+            deltas.setdefault(place, {})[f"{module}.weight"] = (LowRank(up, down, alpha=alpha.clone()),)  # a file shares no tensors
     metadata = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": f"{float(alpha):g}"}
     return Adapter(path, deltas, sum(map(len, deltas.values())), metadata=metadata)
