@@ -28,7 +28,14 @@ Models = Callable[[str], Model]
 def dit() -> Model:
     """A class-conditional transformer on latents; the published ones start from zeros, through which nothing would reach their blocks."""
     spec = ModelSpec(
-        name="dit", prediction="eps", schedule=ScheduleSpec(kind="vp"), size=16, multiple=2, dit=DIT, conditioning="labels", null_label=10
+        name="dit",
+        prediction="eps",
+        schedule=ScheduleSpec(kind="vp"),
+        size=16,
+        multiple=2,
+        networks={"network": DIT},
+        conditioning="labels",
+        null_label=10,
     )
     networks = spec.build().eval()
     for parameter in networks.parameters():

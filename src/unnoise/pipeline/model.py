@@ -247,5 +247,4 @@ class Model:
             return
         if len(self.tokenizers) != 1:
             raise ArgumentError(f"layout 'unnoise' holds one tokenizer, {self.spec.name} has {len(self.tokenizers)}: use another layout")
-        weights = {f"{place}.{name}": p for place, network in self.networks.items() for name, p in network.named_parameters()}
-        native.save(Path(path), self.spec, self.tokenizer, weights)
+        native.save(Path(path), self.spec, self.tokenizer, dict(self.networks.named_parameters()))
