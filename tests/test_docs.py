@@ -20,6 +20,7 @@ from unnoise.diffusion.predictions import PREDICTIONS
 from unnoise.diffusion.schedules import BETAS
 from unnoise.diffusion.solvers import SOLVERS
 from unnoise.families.table import FAMILIES
+from unnoise.images import metadata
 from unnoise.images.hints import HINTS
 
 DOCS = house.ROOT / "docs"
@@ -118,6 +119,21 @@ def test_families():
 def test_hints():
     rows = [[name, row.text, "yes" if row.model else "no"] for name, row in HINTS.items()]
     assert pages.table(DOCS / "checkpoints.md", "### Hints") == rows
+
+
+def test_schedulers_of_diffusers():
+    import diffusers
+
+    rows = pages.table(DOCS / "from-diffusers.md", "## Schedulers")
+    theirs = [re.findall(r"\w+Scheduler", row[0]) for row in rows]
+    assert all(names and all(hasattr(diffusers, name) for name in names) for names in theirs)
+    assert [row[1] for row in rows if row[1] not in SOLVERS] == []
+
+
+def test_names_of_other_programs():
+    rows = pages.table(DOCS / "from-comfyui.md", "## Samplers")
+    assert {ours: web for web, _, ours in rows if web != "none"} == metadata.SAMPLERS
+    assert [ours for _, _, ours in rows if ours not in SOLVERS] == []
 
 
 def test_every_command_has_its_section():
