@@ -132,8 +132,16 @@ def test_schedulers_of_diffusers():
 
 def test_names_of_other_programs():
     rows = pages.table(DOCS / "from-comfyui.md", "## Samplers")
-    assert {ours: web for web, _, ours in rows if web != "none"} == metadata.SAMPLERS
+    assert {ours: web for web, _, ours in rows if web != "none"} | {"ddpm": "DDPM"} == metadata.SAMPLERS  # the web UI has no DDPM
     assert [ours for _, _, ours in rows if ours not in SOLVERS] == []
+
+
+def test_the_drawing_of_the_layers():
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    assert f"```text\n{house.drawing()}```\n" in page, "`python tests/house.py --write` renews the drawing"
+    rows = [name for row in pages.table(DOCS / "architecture.md", "## What each holds") for name in row[0].split(", ")]
+    names = {name.split(".")[1] for name in house.tree(house.ROOT / "src") if "." in name} - {"__main__"}
+    assert sorted(rows) == sorted(names)
 
 
 def test_every_command_has_its_section():
