@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from checkpoints import lora_models
-from unnoise.checkpoints.specs import ModelSpec, ScheduleSpec
+from checkpoints.adapters import models as lora_models
 from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions, schedules
 from unnoise.diffusion.losses import Loss, TimeSampling
 from unnoise.diffusion.predictions import Prediction
 from unnoise.diffusion.schedules import Schedule
-from unnoise.model import Model
+from unnoise.families.spec import ModelSpec, ScheduleSpec
 from unnoise.networks.controlnet import ControlNetConfig
+from unnoise.pipeline.model import Model
 from unnoise.runtime.denoise import NetworkDenoiser
 from unnoise.training import loop
 from unnoise.training.batch import Batch
@@ -76,9 +76,8 @@ def close(mine: Tensor, golden: Tensor, tolerance: float, what: str = "") -> Non
 def model(shared: Path) -> Model:
     """The tiny Stable Diffusion 1 of the fixtures."""
     networks = lora_models.sd15(shared / "golden" / "lora")
-    spec = ModelSpec(
-        name="tiny", prediction="eps", schedule=SD1, size=128, unet=lora_models.SD15, text=lora_models.CLIP_L, conditioning="clip"
-    )
+    sizes = {"network": lora_models.SD15, "text_encoder": lora_models.CLIP_L}
+    spec = ModelSpec(name="tiny", prediction="eps", schedule=SD1, size=128, networks=sizes, conditioning="clip")
     return Model(spec, {}, nn.ModuleDict(networks))
 
 
