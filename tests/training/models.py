@@ -73,4 +73,5 @@ def batch(trainee: Trainee, prompts: Sequence[str] = ("a photo of <cat>", "<cat>
 
 def digest(model: Model) -> dict[str, Tensor]:
     """Copies of all weights and buffers, by "place.name"."""
-    return {name: value.clone() for name, value in model.networks.state_dict().items()}
+    found = ((place, network.state_dict()) for place, network in model.networks.items())
+    return {f"{place}.{name}": value.clone() for place, state in found for name, value in state.items()}
