@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 from tiny_sd1 import UNET, tiny
+from unnoise.controls import ControlModel
 
 import unnoise
-from unnoise.controls import ControlModel
 from unnoise.images import hints
 from unnoise.networks.controlnet import ControlNet, ControlNetConfig
 

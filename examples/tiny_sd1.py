@@ -5,10 +5,10 @@ the place of `tiny()`.
 """
 
 import torch
+from unnoise.model import Model
 
 import unnoise
 from unnoise.checkpoints import families
-from unnoise.model import Model
 from unnoise.networks import tokenizers
 from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.text import CLIPTextConfig
