@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
         super().__init__()
         style, widths = config.style, config.widths
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList(
+        self.down_blocks: Any = nn.ModuleList(
             DownBlock(style, widths[max(i - 1, 0)], width, config.blocks, halve=i + 1 < len(widths)) for i, width in enumerate(widths)
         )
         self.mid_block = MidBlock(style, widths[-1])
@@ -137,7 +137,7 @@ class Decoder(nn.Module):
         style, widths = config.style, config.widths[::-1]
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = MidBlock(style, widths[0])
-        self.up_blocks = nn.ModuleList(
+        self.up_blocks: Any = nn.ModuleList(
             UpBlock(style, widths[max(i - 1, 0)], width, config.blocks + 1, double=i + 1 < len(widths)) for i, width in enumerate(widths)
         )
         self.conv_norm_out = style.norm(widths[-1])

@@ -12,7 +12,7 @@ Module names are those of the authors' checkpoints.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(attention(*self.qkv(x).chunk(3, dim=-1), self.heads))
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.proj(attention(q, k, v, self.heads))
 
 
 class MLP(nn.Module):
@@ -126,7 +127,7 @@ class DiT(nn.Module):
         self.y_embedder = LabelEmbed(config.num_classes, width) if config.num_classes else None
         self.pooled_embedder = nn.Linear(config.pooled_width, width) if config.pooled_width else None
         self.context_embedder = nn.Linear(config.context_width, width) if config.context_width else None
-        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
+        self.blocks: Any = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.final_layer = FinalLayer(width, config.patch**2 * out)
         self.reset_parameters()
 
@@ -137,7 +138,7 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
-        nn.init.zeros_(self.x_embedder.proj.bias)
+        nn.init.zeros_(self.x_embedder.proj.bias)  # pyright: ignore[reportArgumentType]
         embeddings = [self.t_embedder.mlp[0], self.t_embedder.mlp[2], *([self.y_embedder.embedding_table] if self.y_embedder else [])]
         for module in embeddings:
             nn.init.normal_(module.weight, std=0.02)

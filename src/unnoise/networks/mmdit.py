@@ -194,13 +194,14 @@ class MMDiT(nn.Module):
         text = self.context_embedder(cond.need("tokens", "MMDiT"))
         c = self.t_embedder(t) + self.y_embedder(cond.need("pooled", "MMDiT"))
         for i, (block, added) in enumerate(zip_longest(self.joint_blocks, residuals)):
-            if skip[i] is True:
+            left_out = skip[i]
+            if left_out is True:
                 continue
             before = text, image
             text, image = block(text, image, c)
             image = image if added is None else image + added
-            if skip[i] is not False:
-                text, image = (torch.where(skip[i], old, new) for old, new in zip(before, (text, image), strict=True))
+            if isinstance(left_out, Tensor):
+                text, image = (torch.where(left_out, old, new) for old, new in zip(before, (text, image), strict=True))
         return unpatchify(self.final_layer(image, c), self.config.patch, x.shape[2] // self.config.patch, x.shape[3] // self.config.patch)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +130,7 @@ class Block(nn.Module):
 class Stack(nn.Module):
     def __init__(self, config: T5Config):
         super().__init__()
-        self.block = nn.ModuleList(Block(config, biased=i == 0) for i in range(config.layers))
+        self.block: Any = nn.ModuleList(Block(config, biased=i == 0) for i in range(config.layers))
         self.final_layer_norm = RMSNorm(config.width)
 
 

@@ -55,8 +55,8 @@ class Rows:
             late.copy_(part[:, :, -1])  # the last row waits: the next strip still reads what is in its place
             out[:, :, first : last - 1] = part[:, :, :-1]
             del part  # before the next one is made
-        out[:, :, -1] = late
-        return held(out, self.step)
+        out[:, :, -1] = late  # pyright: ignore[reportOptionalSubscript, reportArgumentType]
+        return held(out, self.step)  # pyright: ignore[reportArgumentType]
 
     def all(self) -> Tensor:
         return self.take(0, self.height)
@@ -98,7 +98,7 @@ def measured(groups: int, x: Rows) -> Moments:
             parts, shares = part.new_empty(len(strips), *part.shape), part.new_empty(len(strips))
         parts[i], shares[i] = part, (last - first) / x.height  # filled in where it is: a copy from the CPU would wait for a GPU
         del part
-    return merge(groups, parts, shares)
+    return merge(groups, parts, shares)  # pyright: ignore[reportArgumentType]
 
 
 def measure(x: Tensor) -> Tensor:

@@ -125,7 +125,8 @@ class MidBlock(nn.Module):
         super().__init__()
         width = config.widths[-1]
         self.resnets = nn.ModuleList(ResidualBlock(config.style, width, width) for _ in range(2))
-        self.attentions = nn.ModuleList([config.attend(width, config.mid_depth)] if config.mid_depth else [])
+        attention = config.attend(width, config.mid_depth)
+        self.attentions = nn.ModuleList([attention] if attention is not None else [])
 
     def forward(self, x: Tensor, emb: Tensor, tokens: Tensor | None) -> Tensor:
         x = self.resnets[0](x, emb)
@@ -153,7 +154,8 @@ def _level(config: UNetConfig, inputs: list[int], level: int) -> tuple[nn.Module
     """Residual blocks, which take `inputs` channels, and the attention behind each (or behind none)."""
     width, depth = config.widths[level], config.depths[level]
     resnets = nn.ModuleList(ResidualBlock(config.style, c_in, width) for c_in in inputs)
-    return resnets, nn.ModuleList(config.attend(width, depth) for _ in inputs if depth)
+    attentions = (config.attend(width, depth) for _ in inputs)
+    return resnets, nn.ModuleList(one for one in attentions if one is not None)
 
 
 def _downsample(config: UNetConfig, width: int) -> nn.Module:
