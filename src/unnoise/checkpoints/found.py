@@ -21,25 +21,28 @@ from unnoise.networks.tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class Part:
-    """One network of a file."""
+    """A network that a file holds: its config, its layout and its weights."""
 
     config: Any  # of the network, which `config.build()` makes
     layout: Layout
     weights: Weights  # the network's own keys, without what stands before them all
 
     def empty(self) -> nn.Module:
-        """On the meta device: names and shapes, no memory."""
+        """Builds the network on the meta device: names and shapes, no memory."""
         with meta():
             return self.config.build()
 
     def check(self, network: nn.Module | None = None) -> dict[str, Shape]:
-        """The parameters that the network wants. Raises FileError where the file's keys are others."""
+        """Gives the shapes of the network's parameters by name. Raises FileError where the file's keys do not fit them."""
         expected = {name: tuple(value.shape) for name, value in (network or self.empty()).state_dict().items()}
         keys.check(self.layout, expected, self.weights, str(self.weights.path))
         return expected
 
     def load(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> nn.Module:
-        """The network in eval mode. Tensors of the wanted dtype stay mapped from the file; None: as stored. Raises FileError."""
+        """Builds the network in eval mode.
+
+        Tensors that are stored in `dtype` stay mapped from the file; None: as stored. Raises FileError.
+        """
         network = self.empty()
         expected = self.check(network)
         for name, value in keys.read(self.layout, expected, self.weights, dtype):
@@ -59,7 +62,7 @@ def assign(network: nn.Module, name: str, value: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Found:
-    """What a file turned out to be: a spec with the file's own sizes, and those of the spec's networks that it holds."""
+    """A recognised file: the spec, with the file's sizes, and the networks that it holds."""
 
     spec: ModelSpec
     parts: Mapping[str, Part]  # by the names of `ModelSpec.parts`; a network that is not there has to come from another file
@@ -68,12 +71,12 @@ class Found:
     complete: bool = False  # the file says everything itself, and nothing can be given beside it
 
     def check_beside(self, path: Path, names: Sequence[str]) -> None:
-        """Raises ArgumentError for arguments of these names, given beside a file that says everything itself."""
+        """Refuses arguments beside a file that says everything itself. names: those that the caller gave. Raises ArgumentError."""
         if self.complete and names:
             raise ArgumentError(f"got {' and '.join(names)} for {path}, which unnoise saved and which says all of it itself: leave it out")
 
     def with_stage(self) -> Found:
-        """With the autoencoder told the spec's scale and shift of latents, which its shapes do not show."""
+        """Sets the autoencoder's scale and shift of latents to the spec's, which its shapes do not show."""
         stage, part = self.spec.first_stage, self.parts.get("autoencoder")
         if stage is None or part is None:
             return self

@@ -1,4 +1,4 @@
-"""What a file is, by its header alone: kind, family, parts, precision, process, and the command that would run it. No tensor is loaded."""
+"""Describes a file by its header alone: kind, family, parts, precision, process, and the command that runs it. No tensor is loaded."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _sizes(weights: Weights, path: Path) -> dict[str, Any]:
 
 
 def counted(weights: Weights, ignored: str = r"(?!)") -> dict[str, Any]:
-    """Parameters, their precisions (most numbers first), and bytes. Whole numbers are no parameters."""
+    """Counts parameters, their precisions (most numbers first) and bytes. Whole numbers are no parameters."""
     numbers: Counter[str] = Counter()
     total = 0
     for name, shape in weights.shapes.items():
@@ -82,7 +82,7 @@ def counted(weights: Weights, ignored: str = r"(?!)") -> dict[str, Any]:
 
 
 def _pickle(path: Path) -> dict[str, Any] | None:
-    """A file that torch.save wrote; nothing of it is run. Its zip says how large its tensors are."""
+    """Describes a file that torch.save wrote, by its zip; nothing of it is run."""
     try:
         with path.open("rb") as file:
             start = file.read(8)
@@ -108,10 +108,10 @@ def _model(path: Path, weights: Weights) -> dict[str, Any] | None:
 
 
 def _found(path: Path, spec: ModelSpec, parts: Mapping[str, Part], evidence: Any) -> dict[str, Any]:
-    wanted = [place for place in spec.networks if place not in parts]
+    expected = [place for place in spec.networks if place not in parts]
     rows = {place: (part.config, part.weights, part.layout.ignored) for place, part in parts.items()}
-    evidence = [*evidence, *([f"without {', '.join(wanted)}: name files with --part"] if wanted else [])]
-    return {"kind": "model", **_spec(spec), "parts": _parts(rows), "missing": wanted, "evidence": evidence, "run": _run(path, spec)}
+    evidence = [*evidence, *([f"without {', '.join(expected)}: name files with --part"] if expected else [])]
+    return {"kind": "model", **_spec(spec), "parts": _parts(rows), "missing": expected, "evidence": evidence, "run": _run(path, spec)}
 
 
 def _spec(spec: ModelSpec) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _beside(path: Path) -> dict[str, Any]:
 
 
 def _alone(path: Path, weights: Weights) -> dict[str, Any] | None:
-    """One network of a model."""
+    """Describes one network of a model."""
     tries: list[tuple[str, str, Callable[[], Part | None]]] = [
         ("autoencoder", "autoencoder", lambda: single.first_stage(weights, "autoencoder")),
         ("tiny autoencoder", "autoencoder", lambda: single.tiny(weights, "autoencoder")),
@@ -251,7 +251,7 @@ def _words(path: Path, weights: Weights) -> dict[str, Any] | None:
 
 
 def _unknown(weights: Weights) -> dict[str, Any]:
-    """The names with the most parameters, and what shapes say of a network of pictures."""
+    """Gives the names with the most parameters, and what shapes say of a network of pictures."""
     groups: Counter[str] = Counter()
     for name, shape in weights.shapes.items():
         groups[name.split(".")[0]] += math.prod(shape)
@@ -290,7 +290,7 @@ def _folder(path: Path) -> dict[str, Any]:
 
 
 def _broken(path: Path, reason: str) -> dict[str, Any]:
-    """A folder that does not load: what its index names, and what of it is here."""
+    """Describes a folder that does not load: the components of its index, and which of them are here."""
     index = read_json(path / "model_index.json")
     named = {name: row[1] for name, row in index.items() if isinstance(row, list) and len(row) == 2 and row[1]}
     here = {name: {"class": kind, "state": _state(path / name)} for name, kind in named.items()}

@@ -32,12 +32,12 @@ Order = Literal["qkv head d", "head qkv d", "head d qkv"]
 
 
 def config_of(network: nn.Module) -> Any:
-    """The config that says what kind of network it is, also of one that torch.compile wraps; None where a network has none."""
+    """Gives the config that says of which kind a network is, also of one that torch.compile wraps; None where it has none."""
     return getattr(network, "config", None)
 
 
 class Source(NamedTuple):
-    """Where one of our tensors stands in a file."""
+    """The place of one of our tensors in a file."""
 
     key: str
     piece: Literal["", "q", "k", "v", "T", "swap"] = ""
@@ -45,13 +45,13 @@ class Source(NamedTuple):
 
     @property
     def keys(self) -> list[str]:
-        """Of the tensors that ours is made of."""
+        """The keys of the tensors that ours is made of."""
         return self.key.split("+")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file names a network's parameters."""
+    """The names that a file has for a network's parameters."""
 
     modules: Mapping[str, str]  # our module's path: theirs; the longest that fits holds
     inside: Mapping[str, str] = field(default_factory=dict)  # regular expression on what follows the path: replacement, in this order
@@ -60,7 +60,7 @@ class Layout:
     ignored: str = r"(?!)"  # regular expression of keys that hold no weights: constants, schedules
 
     def source(self, name: str) -> Source:
-        """Of one of our parameters. Raises KeyError where the table has no such module."""
+        """Finds the source of one of our parameters. Raises KeyError where the table has no such module."""
         path = max((p for p in self.modules if p in ("", name) or name.startswith(p + ".")), key=len, default=None)
         if path is None:
             raise KeyError(name)
@@ -73,8 +73,11 @@ class Layout:
 
 
 def read(layout: Layout, expected: Mapping[str, Shape], weights: Weights, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Our parameters, one after another, from a file that `check` has let pass. No copy where the file has the dtype and the order."""
-    last: dict[str, Tensor] = {}  # three of ours may be of one there, and stand one behind another
+    """Yields our parameters, one after another, from a file that `check` has let pass.
+
+    No copy where the file has the dtype and the order.
+    """
+    last: dict[str, Tensor] = {}  # q, k and v may be cut from one stored matrix; it is kept so that it is read once
     for name, shape in expected.items():
         source = layout.source(name)
         last = {key: last[key] if key in last else weights.read(key, dtype) for key in source.keys}
@@ -83,7 +86,7 @@ def read(layout: Layout, expected: Mapping[str, Shape], weights: Weights, dtype:
 
 
 def write(layout: Layout, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file from our parameters: `read`, undone."""
+    """Makes the tensors of a file from our parameters: the inverse of `read`."""
     pieces: dict[str, dict[str, Tensor]] = {}
     for name, tensor in parameters.items():
         key, piece, ones = layout.source(name)
@@ -98,7 +101,7 @@ def write(layout: Layout, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with `prefix` in front of each key."""
+    """Puts `prefix` in front of each key."""
     return {prefix + key: value for key, value in tensors.items()}
 
 
@@ -117,7 +120,7 @@ def check(layout: Layout, expected: Mapping[str, Shape], weights: Weights, what:
 
 
 def count(pattern: str, names: Iterable[str]) -> int:
-    """How many numbered things there are: one more than the largest number that the pattern's group finds, 0 where it finds none."""
+    """Counts numbered names: one more than the largest number that the pattern's group matches, 0 where nothing matches."""
     return 1 + max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=-1)
 
 

@@ -35,7 +35,10 @@ def save(path: Path, spec: ModelSpec, tokenizer: Tokenizer, weights: Mapping[str
 
 
 def recognise(weights: Weights, hints: Hints) -> Found | None:
-    """None where the header does not say that unnoise saved the file. Raises FileError for a header or weights that do not fit."""
+    """Recognises a file that unnoise saved, by its header; None for other files.
+
+    Raises FileError for a header or weights that do not fit.
+    """
     if not weights.metadata.get("format", "").startswith(FORMAT.partition("-")[0]):
         return None
     spec, tokenizer = _header(weights.path, weights.metadata)
@@ -46,7 +49,7 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
 
 
 def read_spec(path: Path) -> ModelSpec:
-    """The spec alone, from the file's header. Raises FileError."""
+    """Reads the spec alone, from the file's header. Raises FileError."""
     return _header(path, header.read(path).metadata)[0]
 
 

@@ -1,4 +1,4 @@
-"""What a path is: a folder, a single file of a family, or nothing that runs here. One line says which, or why not."""
+"""Tells what a path is: a folder, a single file of a family, or nothing that runs here, with the reason in one line."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ EXTRA = {"mask": 1, "depth": 1, "low_res": 3}  # channels that join x; a masked 
 
 
 class NoModel(FileError):
-    """A file whose keys are no family's: perhaps of another kind, which `inspect.py` knows."""
+    """A file whose keys are no family's. It may be of another kind, which `inspect.py` names."""
 
 
 def model(path: Path, hints: Hints | None = None, variant: str | None = None) -> Found:
-    """The model of a folder or a .safetensors file; no weight is read.
+    """Recognises the model of a folder or a .safetensors file; no weight is read.
 
     Raises FileError, and ArgumentError or UnknownName where a hint cannot be used.
     """
@@ -69,7 +69,7 @@ def model(path: Path, hints: Hints | None = None, variant: str | None = None) ->
 
 @contextmanager
 def _described(path: Path) -> Iterator[None]:
-    """Configs that do not hold together, or have no such field, as one line with the path."""
+    """Refuses configs that do not hold together, or have no such field, in one line with the path."""
     try:
         yield
     except UnknownName:
@@ -85,14 +85,14 @@ def _described(path: Path) -> Iterator[None]:
 
 
 def check_hints(hints: Hints) -> None:
-    """Raises UnknownName for a place or a field that no model has, ArgumentError for what is no mapping."""
-    for place, given in hints.items():
+    """Refuses hints for a place or a field that no model has. Raises UnknownName, and ArgumentError for what is no mapping."""
+    for place, hinted in hints.items():
         if place not in (*FITS, "file"):
             raise UnknownName("network in config", place, (*FITS, "file"))
-        if not isinstance(given, Mapping):
-            raise ArgumentError(f"config[{place!r}] is {given!r}: expected fields and values, such as {{'network': {{'heads': 8}}}}")
+        if not isinstance(hinted, Mapping):
+            raise ArgumentError(f"config[{place!r}] is {hinted!r}: expected fields and values, such as {{'network': {{'heads': 8}}}}")
         known = FILE_HINTS if place == "file" else {one.name for config in FITS[place] for one in fields(config)}
-        for name in given:
+        for name in hinted:
             if name not in known:
                 raise UnknownName(f"field in config[{place!r}]", name, known)
     if (family := hints.get("file", {}).get("family")) is not None:
@@ -100,14 +100,17 @@ def check_hints(hints: Hints) -> None:
 
 
 def check_used(hints: Hints, found: Found) -> None:
-    """Raises ArgumentError for a hint that changed nothing because the model has no such network, or reads the field elsewhere."""
-    for place, given in hints.items():
+    """Refuses a hint that changed nothing: the model has no such network, or reads the field elsewhere.
+
+    Raises ArgumentError, UnknownName.
+    """
+    for place, hinted in hints.items():
         if place == "file":
             continue
         if place not in found.parts:
             raise ArgumentError(f"config names {place!r}, and this {found.spec.name} brings {', '.join(found.parts)}: leave it out")
         config = found.parts[place].config
-        for name, value in given.items():
+        for name, value in hinted.items():
             if not hasattr(config, name):
                 raise UnknownName(f"field in config[{place!r}]", name, [one.name for one in fields(config)])
             if getattr(config, name) != (tuple(value) if isinstance(value, list) else value):
@@ -118,17 +121,17 @@ def check_used(hints: Hints, found: Found) -> None:
 
 
 def check_channels(spec: ModelSpec, path: Path) -> None:
-    """Raises FileError where the network wants other channels than x and what joins it, as InstructPix2Pix does."""
-    wanted, x = spec.network.in_channels, spec.channels
-    given = x + sum(EXTRA.get(name, x) for name in spec.extra_channels)
-    if wanted == given:
+    """Compares the network's channels with those of x and what joins it. Raises FileError where they differ, as InstructPix2Pix's do."""
+    needed, x = spec.network.in_channels, spec.channels
+    offered = x + sum(EXTRA.get(name, x) for name in spec.extra_channels)
+    if needed == offered:
         return
-    like = " (as InstructPix2Pix's, which is not supported)" if wanted == 2 * x and spec.first_stage else ""
-    raise FileError(f"{path} has a network of {wanted} channels in{like}: {spec.name} gives it {given}, so no family here runs it")
+    like = " (as InstructPix2Pix's, which is not supported)" if needed == 2 * x and spec.first_stage else ""
+    raise FileError(f"{path} has a network of {needed} channels in{like}: {spec.name} gives it {offered}, so no family here runs it")
 
 
 def single_file(weights: Weights, hints: Hints) -> Found:
-    """Raises NoModel where no family has these keys."""
+    """Asks each format in turn for a single file. Raises NoModel where none has these keys."""
     for one in RECOGNISERS:
         if found := one(weights, hints):
             return found
@@ -136,7 +139,7 @@ def single_file(weights: Weights, hints: Hints) -> Found:
 
 
 def part(path: Path, place: str) -> Part:
-    """One network for a place of a model: of a folder with a config.json, of a file of its own, or of a whole model's. Raises FileError."""
+    """Finds one network for a place: in a folder with a config.json, a file of its own, or a whole model's file. Raises FileError."""
     if path.is_dir():
         folder = Folder(path.parent, {path.name: ["", ""]})
         if place == "autoencoder":
@@ -171,22 +174,25 @@ def control(path: Path, hints: Mapping[str, Any], variant: str | None = None) ->
 
 
 def replaced(spec: ModelSpec, place: str, part: Part) -> ModelSpec:
-    """The spec with another network in a place. An autoencoder keeps the family's scale and shift. Raises FileError for other latents."""
+    """Puts another network in a place of the spec.
+
+    An autoencoder keeps the family's scale and shift. Raises FileError for other latents.
+    """
     config = part.config
     if place != "autoencoder":
-        own: Any = spec.networks.get(place)  # pyright: ignore[reportArgumentType]
-        if own is not None and own.width != config.width:
-            raise FileError(f"{part.weights.path} is a text encoder of width {config.width}, {spec.name} has one of {own.width}")
+        current: Any = spec.networks.get(place)  # pyright: ignore[reportArgumentType]
+        if current is not None and current.width != config.width:
+            raise FileError(f"{part.weights.path} is a text encoder of width {config.width}, {spec.name} has one of {current.width}")
         return spec.with_networks({place: config})
     stage = spec.first_stage
     if stage is None or config.latent_channels != stage.latent_channels:
-        wanted = f"{stage.latent_channels} latent channels" if stage else "no autoencoder"
-        raise FileError(f"{part.weights.path} has {config.latent_channels} latent channels, and {spec.name} has {wanted}: use its own")
+        needed = f"{stage.latent_channels} latent channels" if stage else "no autoencoder"
+        raise FileError(f"{part.weights.path} has {config.latent_channels} latent channels, and {spec.name} has {needed}: use its own")
     return table.resized(spec, {"autoencoder": config})
 
 
 def safety(path: Path) -> Part | None:
-    """The safety checker beside a folder's model, where it has weights."""
+    """Finds the safety checker beside a folder's model; None where it has no weights."""
     folder = path / "safety_checker"
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors*")):
         return None
@@ -194,6 +200,6 @@ def safety(path: Path) -> Part | None:
 
 
 def safety_checker(folder: Path) -> Part:
-    """Of its own folder. Raises FileError."""
+    """Reads the safety checker of its folder. Raises FileError."""
     vision = configs.VISION.read(read_json(folder / "config.json").get("vision_config", {}))
     return Part(SafetyConfig(vision), SAFETY, Weights.open(weights_file(folder)))

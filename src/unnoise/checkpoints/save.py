@@ -53,14 +53,14 @@ def model(
 
 
 def usual_layout(path: Path, spec: ModelSpec) -> str:
-    """The layout of a model whose path alone was given."""
+    """Chooses the layout by the path and the family."""
     if spec.conditioning == "draft" or not (spec.first_stage or spec.network.kind == "dit"):
         return "unnoise"
     return "diffusers" if path.suffix != ".safetensors" else "dit" if spec.network.kind == "dit" else "ldm"
 
 
 def single_file(path: Path, stored: dict[str, Tensor], spec: ModelSpec, source: Path | None = None) -> None:
-    """One .safetensors file, with what the source has beside these tensors."""
+    """Writes one .safetensors file, with what the source holds beside these tensors."""
     if path.suffix != ".safetensors":
         raise FileError(f"got the output {path}: a single file's name ends in .safetensors")
     rest, metadata = _rest(stored, source)
@@ -68,7 +68,7 @@ def single_file(path: Path, stored: dict[str, Tensor], spec: ModelSpec, source: 
 
 
 def _rest(stored: Mapping[str, Tensor], source: Path | None) -> tuple[dict[str, Tensor] | None, dict[str, str]]:
-    """The source's tensors that are no network's, and its metadata; (None, {}) where the source is no file of this form."""
+    """Reads the source's tensors that are no network's, and its metadata; (None, {}) where the source is no file of this form."""
     if source is None or not source.is_file():
         return None, {}
     weights = Weights.open(source)

@@ -56,7 +56,7 @@ FAMILIES = {
 
 
 class Paper(NamedTuple):
-    """What the authors print."""
+    """The figures that the authors print."""
 
     parameters: str = ""
     giga_macs: float | None = None  # of one forward
@@ -311,7 +311,7 @@ PUBLISHED: dict[str, Published] = {
 
 
 def published(name: str) -> Published:
-    """A row by name; raises UnknownName with the nearest."""
+    """Finds a row by name. Raises UnknownName with the nearest."""
     if name not in PUBLISHED:
         raise UnknownName("published model", name, PUBLISHED)
     return PUBLISHED[name]

@@ -1,4 +1,4 @@
-"""What a model is, as data: the configs of its networks by place, its process, its prediction and its defaults."""
+"""The description of a model as data: the configs of its networks by place, its process, its prediction and its defaults."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class ScheduleSpec(Strict):
     beta_start: float | None = None
     beta_end: float | None = None
     steps: int = Field(default=1000, ge=2)
-    told_steps: int | None = None  # the network is told t as if there were so many steps: IDDPM's 4000 are told as 1000
+    told_steps: int | None = None  # the network is given t as if there were so many steps: IDDPM's 4000 are given as 1000
     zero_terminal_snr: bool = False
     sigma_min: float = Field(default=0.002, gt=0)
     sigma_max: float = Field(default=80.0, gt=0)
-    time_scale: float = 0.25  # the network is told time_scale ln(unit sigma)
+    time_scale: float = 0.25  # the network is given time_scale ln(unit sigma)
     unit: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
@@ -78,7 +78,7 @@ class ScheduleSpec(Strict):
 
 
 class Defaults(Strict):
-    """What `generate` uses where the caller says nothing."""
+    """The settings of `generate` where the caller says nothing."""
 
     sampler: str = "dpmpp_2m"
     spacing: str | None = None
@@ -198,7 +198,7 @@ class ModelSpec(Strict):
 
     @property
     def guidance_distilled(self) -> bool:
-        """Whether the network itself is given the guidance scale and answers guided, as latent consistency models do."""
+        """Tells whether the network is given the guidance scale and answers guided, as latent consistency models do."""
         return isinstance(self.network, UNetConfig) and self.network.guidance_width > 0
 
     @property
@@ -207,12 +207,12 @@ class ModelSpec(Strict):
         return self.network.depth if isinstance(self.network, MMDiTConfig) else 0
 
     def with_networks(self, networks: Mapping[str, Any]) -> ModelSpec:
-        """The spec with these configs in their places; None removes a place."""
+        """Puts these configs in their places; None removes a place."""
         merged = {**self.networks, **networks}
         return self.model_copy(update={"networks": _ordered({place: config for place, config in merged.items() if config})})
 
     def build(self, device: str | torch.device = "cpu") -> nn.ModuleDict:
-        """The networks by place, freshly initialised; on "meta" they cost nothing."""
+        """Builds the networks by place, freshly initialised; on "meta" they cost nothing."""
         with meta() if str(device) == "meta" else torch.device(device):
             return nn.ModuleDict({place: config.build() for place, config in self.networks.items()})
 

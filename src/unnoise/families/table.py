@@ -19,7 +19,7 @@ from unnoise.networks.unet import UNetConfig
 
 
 def _row(name: str, published: str, **rest: Any) -> ModelSpec:
-    """A family whose networks have the sizes of a published model; `network` replaces that of the published one."""
+    """Makes a family whose networks have the sizes of a published model; `network` replaces that of the published one."""
     model = PUBLISHED[published]
     networks = {
         "network": rest.pop("network", model.network),
@@ -176,14 +176,14 @@ FAMILIES: dict[str, ModelSpec] = {
 
 
 def family(name: str) -> ModelSpec:
-    """By name; raises UnknownName."""
+    """Finds a family by name. Raises UnknownName."""
     if name not in FAMILIES:
         raise UnknownName("model family", name, FAMILIES)
     return FAMILIES[name]
 
 
 def resized(spec: ModelSpec, networks: Mapping[str, Any]) -> ModelSpec:
-    """The family with networks of other sizes, by place; an autoencoder of the family's kind keeps the family's scale and shift."""
+    """Gives the family networks of other sizes, by place; an autoencoder of the family's kind keeps the family's scale and shift."""
     stage, published = networks.get("autoencoder"), spec.first_stage
     if isinstance(stage, AutoencoderConfig) and isinstance(published, AutoencoderConfig):
         networks = {**networks, "autoencoder": replace(stage, scale=published.scale, shift=published.shift)}

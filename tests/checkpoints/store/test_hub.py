@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 
 from unnoise.checkpoints.store import hub
-from unnoise.checkpoints.store.hub import Wanted, chosen
+from unnoise.checkpoints.store.hub import Query, chosen
 from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError, UnknownName
 
@@ -232,7 +232,7 @@ def test_a_damaged_download_is_refused_and_removed(server):
     server.served[UNET] = bytes(damaged)
     with pytest.raises(FileError, match=r"a/b: unet/diffusion_pytorch_model.safetensors arrived damaged \(sha256 .*removed: try again"):
         hub.resolve("a/b", components=["unet"])
-    cache = [path for path in Path(os.path.commonpath([hub._folder(Wanted("a/b", None, "main", None, None))])).rglob("*") if path.is_file()]
+    cache = [path for path in Path(os.path.commonpath([hub._folder(Query("a/b", None, "main", None, None))])).rglob("*") if path.is_file()]
     assert bytes(damaged) not in [path.read_bytes() for path in cache]
     server.served.clear()
     assert (hub.resolve("a/b", components=["unet"]) / UNET).read_bytes() == MODEL[UNET]
@@ -306,7 +306,7 @@ def test_the_variables_are_huggingface_hubs_own(server, tmp_path):
 
 
 def files(*names: str, index: dict | None = None, variant: str | None = None, strict: bool = False) -> list[str]:
-    return chosen(names, index, Wanted("a/b", None, "main", variant, None), strict)
+    return chosen(names, index, Query("a/b", None, "main", variant, None), strict)
 
 
 def shards(stem: str, n: int) -> list[str]:

@@ -38,7 +38,7 @@ VERSIONS = {  # how kohya's `ss_base_model_version` and the `modelspec.architect
 
 
 def of_model(networks: Networks) -> str:
-    """The family of a model, for messages: by the config of the network that denoises."""
+    """Names the family of a model, for messages: by the config of the network that denoises."""
     network = networks.get("network")
     if network is None:
         return "text encoders alone"
@@ -55,7 +55,7 @@ def of_model(networks: Networks) -> str:
 
 
 def of_file(weights: Weights, modules: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
-    """The families that a file may be for; empty where nothing tells. Its keys and shapes go before what stands in its header."""
+    """Lists the families that a file may be for; empty where nothing tells. Its keys and shapes go before what stands in its header."""
     names = [module.replace("base_model.model.", "").replace(".", "_") for module in modules]
     signs = next((families for sign, families in SIGNS.items() if any(re.search(sign, name) for name in names)), ())
     if len(signs) == 1:
@@ -68,7 +68,7 @@ def of_file(weights: Weights, modules: Mapping[str, Mapping[str, str]]) -> tuple
 
 
 def clash(weights: Weights, modules: Mapping[str, Mapping[str, str]], networks: Networks) -> str:
-    """One line that says which other family the file is for; empty where it may be for this one."""
+    """Says in one line which other family the file is for; empty where it may be for this one."""
     mine, theirs = of_model(networks), of_file(weights, modules)
     if not theirs or "network" not in networks or mine in theirs:
         return ""

@@ -1,4 +1,4 @@
-"""Adapter files: LoRA and its kin, read in every dialect onto the networks at hand, written in kohya's."""
+"""Adapter files: LoRA and its relatives, read in every dialect onto the networks at hand, written in kohya's."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ KINDS = {LowRank: "LoRA", Hadamard: "LoHa", Kronecker: "LoKr", Difference: "full
 
 @dataclass(frozen=True)
 class Adapter:
-    """What a file changes in the networks that it was read for. Tensors stay as stored and mapped from their file."""
+    """The changes of a file to the networks that it was read for. Tensors stay as stored and mapped from their file."""
 
     path: Path | str
     deltas: Mapping[str, Deltas]  # by place ("network", "text_encoder", ...), then by our parameter's name
@@ -54,22 +54,22 @@ class Adapter:
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        """Of KINDS, the most frequent first."""
+        """The kinds of change, the most frequent first."""
         found = Counter(KINDS[type(delta.delta if isinstance(delta, Rows) else delta)] for _, _, delta in self._all())
         return tuple(kind for kind, _ in found.most_common())
 
     @cached_property
     def rank(self) -> int:
-        """The largest; 0: none of its changes has one."""
+        """The largest rank; 0: none of its changes has one."""
         return max((delta.rank for _, _, delta in self._all()), default=0)
 
     @cached_property
     def bytes(self) -> int:
-        """Of its own tensors."""
+        """Bytes of its tensors."""
         return sum(t.numel() * t.element_size() for _, _, delta in self._all() for t in tensors(delta))
 
     def memory(self, networks: Mapping[str, nn.Module]) -> int:
-        """Bytes that the networks with it on need beside the networks without."""
+        """Counts the bytes that the changed networks need beside the unchanged."""
         return sum(touched(networks[place], deltas) for place, deltas in self.deltas.items() if place in networks)
 
     def _all(self) -> Iterator[tuple[str, str, Delta]]:
@@ -82,18 +82,18 @@ Scale = float | Mapping[str, float]  # one for all networks, or by place; a plac
 
 
 def apply(networks: Mapping[str, nn.Module], adapters: list[tuple[Adapter, Scale]]) -> dict[str, nn.Module]:
-    """The networks with adapters on. Those given stay as they are and share with the result all that is not changed."""
+    """Puts adapters on networks. The arguments stay as they are and share with the result all that is not changed."""
     result = {}
     for place, network in networks.items():
-        own = [
+        changes_here = [
             (adapter.deltas.get(place, {}), scale.get(place, 0.0) if isinstance(scale, Mapping) else scale) for adapter, scale in adapters
         ]
-        result[place] = stack(network, own)
+        result[place] = stack(network, changes_here)
     return result
 
 
 def read(weights: Weights, networks: Mapping[str, nn.Module], *, strict: bool = True) -> Adapter:
-    """An adapter for these networks, by place; they may be on the meta device.
+    """Reads an adapter for these networks, by place; they may be on the meta device.
 
     Raises FileError: for another family's file, for keys that no module takes (unless strict=False), where nothing matches, for shapes that
     do not fit, and for NaN.
@@ -122,9 +122,9 @@ def read(weights: Weights, networks: Mapping[str, nn.Module], *, strict: bool = 
             unmatched += [key for key in roles.values() if key not in lost]
             continue
         matched += bool(fitting)
-        own = deltas.setdefault(target.place, {})
+        changes_here = deltas.setdefault(target.place, {})
         for name, delta in fitting:
-            own[name] = (*own.get(name, ()), delta)
+            changes_here[name] = (*changes_here.get(name, ()), delta)
     if strict and (unmatched or not matched):
         raise FileError(_refusal(weights, unmatched, modules, networks))
     return Adapter(weights.path, deltas, matched, tuple(unmatched), words, weights.metadata)
@@ -153,8 +153,8 @@ def _fitting(target: Target, changes: list[tuple[str, Delta]], shapes: Mapping[s
         placed = Rows(delta, target.rows) if target.rows and not isinstance(delta, Rows) else delta
         shape = tuple(shapes[name]) if name in shapes else None
         if shape is None or not fits(placed, shape):
-            wanted = f"the model's has shape {shape}" if shape else "the model has no such parameter"
-            raise FileError(f"its change of {name} is a matrix of {delta.size}, {wanted}")
+            expected = f"the model's has shape {shape}" if shape else "the model has no such parameter"
+            raise FileError(f"its change of {name} is a matrix of {delta.size}, {expected}")
         fitting.append((name, placed))
     return fitting
 
@@ -188,7 +188,7 @@ FACTORS = {
 
 
 def _factored(found: Mapping[str, Tensor]) -> Iterator[Additive]:
-    """The changes of a weight whose factors are all there; a module may have several kinds."""
+    """Yields the changes of a weight whose factors are all there; a module may have several kinds."""
     get = found.get
     alpha = get("alpha")
     if "up" in found and "down" in found:
@@ -279,7 +279,7 @@ def save(path: str | Path, adapter: Adapter, networks: Mapping[str, nn.Module]) 
 
 
 def _written(delta: Delta, leaf: str) -> dict[str, Tensor]:
-    """A change's tensors by their roles in a key."""
+    """Gives a change's tensors by their roles in a key."""
     if isinstance(delta, Decomposed):
         if delta.dialect != "lycoris":
             raise FileError("got PEFT's DoRA, which at other scales than 1 is not what kohya's form means: keep the file as it is")

@@ -63,7 +63,7 @@ def grouped(weights: Weights, networks: Mapping[str, nn.Module]) -> tuple[dict[s
 
 
 def other_kind(keys: Iterable[str]) -> str:
-    """The kind of adapter that keys are of which no role fits, for messages; empty: none that is known."""
+    """Names the kind of adapter whose keys fit no role, for messages; empty: none that is known."""
     return next((kind for key in keys for end, kind in OTHER_KINDS.items() if key.endswith(f".{end}")), "")
 
 
@@ -75,7 +75,7 @@ def _parted(key: str) -> tuple[str, str]:
 
 
 def from_list(tensors: Sequence[Tensor], place: str) -> dict[str, Tensor]:
-    """cloneofsimo's .pt lists [up, down, up, down, ...] under the keys of the safetensors form. place: "unet" or "text_encoder".
+    """Puts cloneofsimo's .pt lists [up, down, up, down, ...] under the keys of the safetensors form. place: "unet" or "text_encoder".
 
     Raises FileError for something else.
     """
@@ -94,7 +94,7 @@ PLACES = {"unet": "network", "text_encoder": "text_encoder"}
 
 
 def _numbered(weights: Weights, place: str, networks: Mapping[str, nn.Module]) -> dict[str, dict[str, str]]:
-    """The numbered layers of one network under the names of the modules that they belong to."""
+    """Gives the numbered layers of one network the names of their modules."""
     numbers = sorted({int(found[2]) for key in weights if (found := _NUMBERED.match(key)) and found[1] == place})
     if not numbers:
         return {}
@@ -127,8 +127,8 @@ def _fits(shapes: Mapping[str, Shape], place: str, i: int, shape: Shape) -> bool
 
 
 def _order(network: nn.Module, targets: Sequence[str], late: bool) -> Iterator[str]:
-    """Our modules in the order in which diffusers' classes hold theirs. late: the text attention stands behind the feed-forward, as it did
-    until diffusers 0.12; shapes tell which."""
+    """Yields our modules in the order in which diffusers' classes hold theirs. late: the text attention stands behind the feed-forward,
+    as it did until diffusers 0.12; shapes tell which."""
     config = config_of(network)
     if isinstance(config, CLIPTextConfig):
         for i in range(config.layers if "CLIPAttention" in targets else 0):

@@ -1,4 +1,4 @@
-"""What an adapter's file calls a module, and which of our modules that is.
+"""The names that adapter files have for modules, and which of our modules each is.
 
 Dialects spell one path in many ways: with dots or underscores, by diffusers' names, by the single files' numbers, or by ours. So nothing
 is parsed: every module of the networks at hand is written in every spelling, dots as underscores, and a file's name is looked up there.
@@ -65,7 +65,7 @@ class Names:
         self.tables = {place: dict(_spelled(place, network)) for place, network in networks.items()}
 
     def find(self, name: str) -> Target | None:
-        """Of a module's name as the file has it, prefix and all."""
+        """Finds our module by its name in a file, prefix and all."""
         flat = _flat(name.replace("base_model.model.", "").replace(".processor.", "."))
         for prefix, place in PREFIXES.items():
             if flat.startswith(prefix + "_") and (found := self.tables.get(place, {}).get(flat[len(prefix) + 1 :])):
@@ -73,13 +73,13 @@ class Names:
         return next((table[flat] for table in self.tables.values() if flat in table), None)
 
     def known(self) -> list[str]:
-        """For messages: names as kohya spells them."""
+        """Lists the names as kohya spells them, for messages."""
         first = {place: prefix for prefix, place in reversed(PREFIXES.items())}
         return [f"{first.get(place, place)}_{name}" for place, table in self.tables.items() for name in table]
 
 
 def kohya(networks: Mapping[str, nn.Module]) -> dict[Target, str]:
-    """The names that kohya's scripts, and what reads their files, have for our modules; for SDXL these are the single file's.
+    """Gives the names that kohya's scripts have for our modules; for SDXL these are the single file's.
 
     Rows of a joint matrix have OneTrainer's name, since kohya has none for them.
     """
@@ -123,12 +123,12 @@ def _written(place: str, network: nn.Module) -> Iterator[tuple[Target, str]]:
 
 
 def _modules(network: nn.Module) -> list[str]:
-    """Those with a weight of their own."""
+    """Lists the modules that have a weight."""
     return [name for name, module in network.named_modules() if name and isinstance(getattr(module, "weight", None), nn.Parameter)]
 
 
 def _layouts(network: nn.Module) -> list[Layout]:
-    """The published names of a network, those of diffusers first."""
+    """Lists the published layouts of a network, that of diffusers first."""
     config = config_of(network)
     if isinstance(config, UNetConfig):
         # without text the numbered attention is one joint matrix, in an order that the file decides
@@ -137,7 +137,7 @@ def _layouts(network: nn.Module) -> list[Layout]:
 
 
 def _published(network: nn.Module, layout: Layout, module: str) -> Iterator[tuple[str, Ranges]]:
-    """What a layout calls a module: names, and our rows that each stands for."""
+    """Yields the names that a layout has for a module, and our rows that each stands for."""
     source = layout.source(f"{module}.weight")
     names = [key.removesuffix(".weight") for key in source.keys]
     n = network.get_parameter(f"{module}.weight").shape[0]
@@ -151,8 +151,8 @@ def _published(network: nn.Module, layout: Layout, module: str) -> Iterator[tupl
 
 
 def _own(network: nn.Module, module: str) -> Iterator[str]:
-    """Our name, which is a published one too. Text encoders: without the outermost module, as transformers 5 has it; and with the names of
-    attention that diffusers 0.15 gave them."""
+    """Yields our name, which is a published one too. Text encoders: without the outermost module, as transformers 5 has it; and with the
+    names of attention that diffusers 0.15 gave them."""
     yield module
     if isinstance(config_of(network), CLIPTextConfig):
         yield module.removeprefix("text_model.")

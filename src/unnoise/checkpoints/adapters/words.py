@@ -30,7 +30,7 @@ UNNAMED = ("*", "emb_params", "string_to_param", "string_to_param.*", "embedding
 
 @dataclass(frozen=True)
 class Embedding:
-    """A word. By text encoder ("clip_l", ...), or under "" where the file leaves it to the width: vectors (n, width)."""
+    """A learned word. By text encoder ("clip_l", ...), or under "" where the file leaves it to the width: vectors (n, width)."""
 
     word: str
     vectors: Mapping[str, Tensor]
@@ -49,7 +49,7 @@ class Words(NamedTuple):
 
 
 def read(weights: Weights, word: str | None = None) -> tuple[Embedding, ...]:
-    """The words of a file. word: another name for the only one. Raises FileError."""
+    """Reads the words of a file. word: another name for the only one. Raises FileError."""
     found = _words(weights, list(weights), Path(weights.path).stem)
     left = set(weights) - {key for keys in found.values() for key in keys.values()}
     if left or not found:
@@ -61,10 +61,10 @@ def read(weights: Weights, word: str | None = None) -> tuple[Embedding, ...]:
 
 
 def bundled(weights: Weights, keys: Iterable[str]) -> tuple[tuple[Embedding, ...], list[str]]:
-    """The words that an adapter's file brings with it, among `keys`; and the keys that are no words."""
+    """Reads the words that an adapter's file brings with it, among `keys`; and gives the keys that are no words."""
     keys = list(keys)
-    own = [key for key in keys if key.startswith("bundle_emb.") or weights.metadata.get(key) == "<embed>"]
-    found = _words(weights, own, "")
+    chosen = [key for key in keys if key.startswith("bundle_emb.") or weights.metadata.get(key) == "<embed>"]
+    found = _words(weights, chosen, "")
     taken = {key for parts in found.values() for key in parts.values()}
     words = tuple(Embedding(name, _vectors(weights, parts)) for name, parts in found.items())
     return words, [key for key in keys if key not in taken]
@@ -96,7 +96,7 @@ def _vectors(weights: Weights, keys: Mapping[str, str]) -> dict[str, Tensor]:
 def vectors(
     embeddings: Sequence[Embedding], encoders: Mapping[str, nn.Module], before: Mapping[str, Tensor] | None = None
 ) -> dict[str, Words]:
-    """For each text encoder at hand, by place: ids for its tokenizer and vectors for its forward.
+    """Makes ids for the tokenizer and vectors for the forward of each text encoder, by place.
 
     before: vectors of earlier words, which come first and keep their ids.
     T5, of which few files know, reads the word as it is written. Raises FileError for vectors of a width that the model does not have,
@@ -109,7 +109,7 @@ def vectors(
     for embedding in embeddings:
         for place, vectors in _placed(embedding, encoders).items():
             rows.setdefault(place, []).append((embedding.word, vectors))
-    return {place: _numbered(own, _table(encoders[place]), (before or {}).get(place)) for place, own in rows.items()}
+    return {place: _numbered(chosen, _table(encoders[place]), (before or {}).get(place)) for place, chosen in rows.items()}
 
 
 def _numbered(rows: Sequence[tuple[str, Tensor]], table: Tensor, before: Tensor | None) -> Words:
@@ -139,12 +139,12 @@ def _refusal(embedding: Embedding, clips: Mapping[str, int]) -> str:
     family = f" ({known})" if known else ""
     expected = " and ".join(map(str, clips.values()))
     got = " and ".join(map(str, widths))
-    own = f"this model's text encoders take {expected}"
-    return f"the embedding {embedding.word!r} has vectors of width {got}{family}, and {own}: use one that was trained for it"
+    chosen = f"this model's text encoders take {expected}"
+    return f"the embedding {embedding.word!r} has vectors of width {got}{family}, and {chosen}: use one that was trained for it"
 
 
 def _table(encoder: nn.Module) -> Tensor:
-    """The token table, which is every text encoder's first."""
+    """Finds the token table, which is every text encoder's first."""
     table = next((module for module in encoder.modules() if isinstance(module, nn.Embedding)), None)
     if table is None:
         raise FileError(f"got a {type(encoder).__name__} as text encoder, expected one with a table of tokens")

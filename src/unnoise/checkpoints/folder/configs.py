@@ -32,7 +32,7 @@ def _each(value: Any, widths: tuple[int, ...]) -> list[int]:
 
 
 def _levels_read(theirs: Theirs) -> dict[str, Any]:
-    """What `attention_head_dim` says is the number of heads, whatever its name (diffusers issue 2011)."""
+    """Reads the levels. `attention_head_dim` is the number of heads, whatever its name (diffusers issue 2011)."""
     widths = tuple(theirs["block_out_channels"])
     depths = _each(theirs.get("transformer_layers_per_block", 1), widths)
     crosses = ["CrossAttn" in kind for kind in theirs["down_block_types"]]
@@ -122,7 +122,7 @@ BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 
 
 def _pixels_read(theirs: Theirs) -> dict[str, Any]:
-    """Here `attention_head_dim` is what its name says, unlike in the U-Nets with text; null is one head."""
+    """Reads the levels. Here `attention_head_dim` is the width of a head, unlike in the U-Nets with text; null is one head."""
     kinds = theirs["down_block_types"]
     odd = [kind for kind in kinds if kind not in BLOCKS]
     if odd or theirs.get("time_embedding_type", "positional") != "positional" or theirs.get("class_embed_type"):

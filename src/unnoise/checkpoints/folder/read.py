@@ -23,7 +23,7 @@ from unnoise.networks.unet import UNetConfig
 
 
 def read_folder(folder: Path, hints: Hints, variant: str | None = None) -> Found:
-    """What a folder with a model_index.json holds; `hints` go before what its configs say. Raises FileError, UnknownName, ArgumentError."""
+    """Recognises a folder with a model_index.json; `hints` go before what its configs say. Raises FileError, UnknownName, ArgumentError."""
     if not (folder / "model_index.json").is_file() and (folder / "config.json").is_file():
         raise FileError(_component(folder))
     index = read_json(folder / "model_index.json")
@@ -37,7 +37,7 @@ def read_folder(folder: Path, hints: Hints, variant: str | None = None) -> Found
 
 
 def _component(folder: Path) -> str:
-    """One line on a folder that is no whole model."""
+    """Says in one line what a folder holds that is no whole model."""
     kind = read_json(folder / "config.json").get("_class_name") or "a network"
     above = f"give the folder above it, {folder.absolute().parent}"
     if "ControlNet" in kind:
@@ -54,7 +54,7 @@ class Folder:
         self.path, self.index, self.variant, self.hints = path, index, variant, hints or {}
 
     def has(self, name: str) -> bool:
-        """Whether the index names the component and it is here: [null, null] stands for one that was left out."""
+        """Tells whether the index names the component and it is here: [null, null] stands for one that was left out."""
         return bool(self.index.get(name, (None,))[0]) and (self.path / name).is_dir()
 
     def config(self, name: str) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Folder:
         return read_json(self.path / name / ("scheduler_config.json" if name == "scheduler" else "config.json"))
 
     def hinted(self, place: str, config: Any) -> Any:
-        """A network's config with what the caller says of it."""
+        """Changes a network's config by what the caller says of it."""
         return replace(config, **self.hints.get(place, {}))
 
     def weights(self, name: str) -> Weights:
@@ -71,7 +71,7 @@ class Folder:
 
 
 def weights_file(folder: Path, variant: str | None = None) -> Path:
-    """The file of a component's weights, or the index of its shards. A component may lack the variant. Raises FileError."""
+    """Finds the file of a component's weights, or the index of its shards. A component may lack the variant. Raises FileError."""
     marks = [f".{variant}", ""] if variant else ["", ".fp16"]
     for mark in marks:
         for stem in STEMS:
@@ -86,7 +86,7 @@ def weights_file(folder: Path, variant: str | None = None) -> Path:
 
 
 class Fields(dict[str, Any]):
-    """What a JSON file says; a field that is asked for and not there raises FileError with the file's path."""
+    """The object of a JSON file. A field that is read and missing raises FileError with the file's path."""
 
     path: Path
 
@@ -95,7 +95,7 @@ class Fields(dict[str, Any]):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file that holds an object. Raises FileError; so does a field that is asked for later and missing."""
+    """Reads a file that holds an object. Raises FileError; so does a field that is read later and missing."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -111,7 +111,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _finished(folder: Folder, row: ModelSpec, parts: dict[str, Part]) -> Found:
-    """The family's row with the folder's own networks, and no others, and with what its scheduler says."""
+    """Fills the family's row with the folder's networks, and no others, and with what its scheduler says."""
     networks = {place: parts[place].config if place in parts else None for place in PLACES}
     spec, evidence = schedulers.read(folder.config("scheduler"), row.with_networks(networks))
     tokenizers = {}
@@ -123,7 +123,8 @@ def _finished(folder: Folder, row: ModelSpec, parts: dict[str, Part]) -> Found:
 
 
 def _stable_diffusion(folder: Folder) -> Found:
-    """Every U-Net with text: Stable Diffusion 1 and 2, SDXL, its refiner, their inpainting and depth forms, latent consistency models."""
+    """Reads every U-Net with text: Stable Diffusion 1 and 2, SDXL, its refiner, their inpainting and depth forms, and latent consistency
+    models."""
     config = unet(folder)
     weights = folder.weights("unet")
     parts = {"network": Part(config, diffusers.unet(weights.shapes), weights), "autoencoder": vae(folder)}
@@ -143,7 +144,7 @@ def _stable_diffusion(folder: Folder) -> Found:
 
 
 def unet(folder: Folder) -> UNetConfig:
-    """Of a U-Net with text."""
+    """Reads the config of a U-Net with text."""
     config = folder.config("unet")
     try:
         return configs.UNET.read(config, folder.hints.get("network", {}))
@@ -153,7 +154,7 @@ def unet(folder: Folder) -> UNetConfig:
 
 
 def _sized(spec: ModelSpec, config: Mapping[str, Any]) -> ModelSpec:
-    """With the side of pictures that the network's config gives in latents."""
+    """Sets the side of pictures, which the network's config gives in latents."""
     side = config.get("sample_size")
     return spec.model_copy(update={"size": side * spec.factor}) if side else spec
 
@@ -195,12 +196,12 @@ def t5(folder: Folder, name: str) -> Part:
 
 
 def text(folder: Folder, name: str) -> Part:
-    """A text encoder, whichever kind its config says."""
+    """Reads a text encoder of the kind that its config says."""
     return t5(folder, name) if folder.config(name).get("model_type") == "t5" else clip(folder, name)
 
 
 def _transformer(row: Transformer, folder: Folder) -> Found:
-    """A transformer with an autoencoder and those of its text encoders that are there."""
+    """Reads a transformer with an autoencoder and those of its text encoders that are there."""
     weights = folder.weights("transformer")
     config = folder.hinted("network", row.table.read(folder.config("transformer")))
     parts = {"network": Part(config, row.layout(config), weights), "autoencoder": vae(folder)}
@@ -228,7 +229,7 @@ def _pixel_unet(folder: Folder) -> Part:
 
 
 def _pixels(folder: Folder) -> Found:
-    """DDPM and its like; their scheduler says the rest."""
+    """Reads DDPM and its relatives; their scheduler says the rest."""
     config = folder.config("unet")
     part = _pixel_unet(folder)
     labels = "labels" if part.config.num_classes else "none"
@@ -237,7 +238,7 @@ def _pixels(folder: Folder) -> Found:
 
 
 def _consistency(folder: Folder) -> Found:
-    """Process and prediction are the family's: the scheduler's config repeats them in its own terms."""
+    """Reads a consistency model. Process and prediction are the family's: the scheduler's config repeats them in its terms."""
     config = folder.config("unet")
     part = _pixel_unet(folder)
     row = FAMILIES["consistency-imagenet64" if part.config.num_classes else "consistency-lsun"]

@@ -45,7 +45,7 @@ KNOWN = (
 
 
 def read(config: Mapping[str, Any], spec: ModelSpec) -> tuple[ModelSpec, list[str]]:
-    """The family's spec with what the config says, and that in words. Raises FileError, and UnknownName for a class that is not known."""
+    """Reads the config into the family's spec, and says it in words. Raises FileError, and UnknownName for a class that is not known."""
     name = config.get("_class_name", "")
     if name not in KNOWN:
         raise UnknownName("scheduler in scheduler_config.json", name, KNOWN)
@@ -66,7 +66,7 @@ def read(config: Mapping[str, Any], spec: ModelSpec) -> tuple[ModelSpec, list[st
 
 
 def distilled(name: str, spec: ModelSpec, prediction: str = "eps") -> dict[str, Any]:
-    """What changes in the spec of a model that was distilled for this scheduler."""
+    """Gives the fields of a spec that change for a model that was distilled for this scheduler."""
     sampler, spacing = FEW_STEPS[name]
     scale = 8.0 if spec.guidance_distilled else 1.0  # told to the network, else distilled for good
     defaults = Defaults(sampler=sampler, spacing=spacing, num_inference_steps=4, guidance_scale=scale)
@@ -74,24 +74,24 @@ def distilled(name: str, spec: ModelSpec, prediction: str = "eps") -> dict[str, 
 
 
 def _prediction(config: Mapping[str, Any]) -> str:
-    given = config.get("prediction_type", "epsilon")
-    if given not in PREDICTIONS:
-        raise FileError(f"the scheduler's config has prediction_type {given!r}: expected one of {', '.join(PREDICTIONS)}")
-    return PREDICTIONS[given]
+    stated = config.get("prediction_type", "epsilon")
+    if stated not in PREDICTIONS:
+        raise FileError(f"the scheduler's config has prediction_type {stated!r}: expected one of {', '.join(PREDICTIONS)}")
+    return PREDICTIONS[stated]
 
 
 def _betas(config: Mapping[str, Any]) -> ScheduleSpec:
-    given = config.get("beta_schedule", "linear")
-    if given not in BETAS:
-        raise FileError(f"the scheduler's config has beta_schedule {given!r}: expected one of {', '.join(BETAS)}")
+    stated = config.get("beta_schedule", "linear")
+    if stated not in BETAS:
+        raise FileError(f"the scheduler's config has beta_schedule {stated!r}: expected one of {', '.join(BETAS)}")
     ends = (
         {}
-        if given == "squaredcos_cap_v2"
+        if stated == "squaredcos_cap_v2"
         else {name: config.get(name, value) for name, value in (("beta_start", 1e-4), ("beta_end", 0.02))}
     )
     return ScheduleSpec(
         kind="vp",
-        betas=BETAS[given],  # pyright: ignore[reportArgumentType]
+        betas=BETAS[stated],  # pyright: ignore[reportArgumentType]
         steps=config.get("num_train_timesteps", 1000),
         zero_terminal_snr=bool(config.get("rescale_betas_zero_snr")),
         **ends,
@@ -99,7 +99,7 @@ def _betas(config: Mapping[str, Any]) -> ScheduleSpec:
 
 
 def write(spec: ModelSpec) -> dict[str, Any]:
-    """The scheduler_config.json of a model: its process as it was trained, and a sampler near the spec's defaults."""
+    """Makes the scheduler_config.json of a model: its process as it was trained, and a sampler near the spec's defaults."""
     schedule = spec.schedule
     if schedule.kind == "flow":
         return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": schedule.shift}

@@ -1,4 +1,4 @@
-"""How a config.json and a config of ours are told in one table, run in both directions.
+"""One table for a config.json and a config of ours, run in both directions.
 
 A row is a Pair, one field under both names, or a Group, several fields that say the same only together.
 """
@@ -21,7 +21,10 @@ def _same(value: Any) -> Any:
 
 
 class Pair(NamedTuple):
-    """One field. default: their value where a config.json lacks it. optional: it is not written where ours is our config's default."""
+    """A field under both names.
+
+    default: their value where a config.json lacks it. optional: it is not written where ours is our config's default.
+    """
 
     theirs: str
     ours: str
@@ -41,7 +44,7 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Table(Generic[Ours]):
-    """How one class of network describes itself."""
+    """The config of one class of network."""
 
     name: str  # the class
     config: type[Ours]
@@ -52,12 +55,12 @@ class Table(Generic[Ours]):
     library: str = "diffusers"
 
     def read(self, theirs: Theirs, hints: Theirs | None = None) -> Ours:
-        """Our config; `hints` go before what theirs says. Raises FileError where the network computes something else than ours."""
+        """Reads our config; `hints` go before what theirs says. Raises FileError where the network computes something else than ours."""
         self._check(theirs)
         return self.config(**{**self.fields(theirs), **(hints or {})})
 
     def fields(self, theirs: Theirs, *names: str) -> dict[str, Any]:
-        """Our fields, or those of these names alone."""
+        """Reads our fields, or those of these names alone."""
         found: dict[str, Any] = {}
         for row in self.rows:
             if names and not {*names} & {*([row.ours] if isinstance(row, Pair) else row.ours)}:
@@ -69,7 +72,7 @@ class Table(Generic[Ours]):
         return {name: value for name, value in found.items() if not names or name in names}
 
     def write(self, ours: Ours) -> dict[str, Any]:
-        """What a config.json of this network holds, but for its class."""
+        """Makes a config.json of this network, but for its class."""
         found: dict[str, Any] = {}
         for row in self.rows:
             if isinstance(row, Group):

@@ -39,7 +39,7 @@ DIFFUSERS = "0.30.0"  # the version that a folder names as its writer: every lat
 
 @dataclass(frozen=True)
 class Component:
-    """One folder of a model's folder."""
+    """A component of a model's folder."""
 
     library: str
     kind: str  # its class
@@ -48,7 +48,7 @@ class Component:
 
 
 def components(spec: ModelSpec, networks: Networks) -> dict[str, Component]:
-    """By the folders' names. Raises FileError for a family that has no pipeline there."""
+    """Makes the components by their folders' names. Raises FileError for a family that has no pipeline there."""
     pipeline(spec)
     made = {"unet" if spec.network.kind == "unet" else "transformer": _backbone(spec, networks["network"])}
     if "autoencoder" in networks:
@@ -60,7 +60,7 @@ def components(spec: ModelSpec, networks: Networks) -> dict[str, Component]:
 
 
 def pipeline(spec: ModelSpec) -> str:
-    """The class of diffusers that runs the model. Raises FileError."""
+    """Names the class of diffusers that runs the model. Raises FileError."""
     inpainting, network = "mask" in spec.extra_channels, spec.network
     if row := next((row for row in TRANSFORMERS if row.kind == network.kind), None):
         return row.pipeline
@@ -97,7 +97,7 @@ def _component(table: Table[Any], config: Any, stored: dict[str, Tensor], more: 
 
 
 def _sizes_width(spec: ModelSpec) -> dict[str, Any]:
-    """The width of one number's sinusoids in the vector of SDXL: six of them stand behind the pooled text, five in the refiner's."""
+    """Gives the width of one number's sinusoids in the vector of SDXL: six of them stand behind the pooled text, five in the refiner's."""
     config = spec.network
     if not isinstance(config, UNetConfig) or not config.pooled_width:
         return {}
@@ -133,7 +133,7 @@ def _text(spec: ModelSpec, place: Place, network: nn.Module) -> Component:
 
 
 def shortened(config: CLIPTextConfig, weights: Mapping[str, Tensor]) -> tuple[CLIPTextConfig, dict[str, Tensor]]:
-    """The encoder without its last layer."""
+    """Removes the encoder's last layer."""
     last = f"text_model.encoder.layers.{config.layers - 1}."
     return CLIPTextConfig(**{**vars(config), "layers": config.layers - 1}), {k: v for k, v in weights.items() if not k.startswith(last)}
 
@@ -142,7 +142,7 @@ def shortened(config: CLIPTextConfig, weights: Mapping[str, Tensor]) -> tuple[CL
 
 
 def write_folder(path: Path, spec: ModelSpec, networks: Networks, tokenizers: Mapping[str, Any], shard: int = SHARD) -> None:
-    """A folder that diffusers reads, whole or not at all. shard: bytes of a file. Raises FileError."""
+    """Writes a folder that diffusers reads, whole or not at all. shard: bytes of a file. Raises FileError."""
     if path.exists():
         raise FileError(f"{path} exists already: name another folder or remove it")
     made = components(spec, networks)
@@ -181,7 +181,7 @@ def _fill(path: Path, made: Mapping[str, Component], spec: ModelSpec, tokenizers
 
 
 def _index(spec: ModelSpec, parts: dict[str, Any]) -> dict[str, Any]:
-    """Components that a pipeline knows and this model lacks are said to be left out."""
+    """Makes model_index.json. Components that a pipeline knows and this model lacks are marked as left out."""
     kind = pipeline(spec)
     missing: list[str] = []
     options: dict[str, Any] = {}
@@ -196,7 +196,7 @@ def _index(spec: ModelSpec, parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(path: Path, tokenizer: Any) -> str:
-    """Its files and its class. CLIP's in the two tables that every version of transformers reads, T5's as one."""
+    """Writes a tokenizer's files and returns its class: CLIP's in the two tables that every version of transformers reads, T5's as one."""
     path.mkdir()
     if not isinstance(tokenizer, Tokenizer):
         raise FileError(f"got a {type(tokenizer).__name__}, which diffusers' folders have not: use layout 'ldm'")
@@ -224,7 +224,7 @@ def _json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _weights(path: Path, stem: str, tensors: dict[str, Tensor], shard: int) -> None:
-    """One file, or several and their index where they are larger than `shard` bytes together."""
+    """Writes one file, or several and their index where they are larger than `shard` bytes together."""
     parts = list(_cut(tensors, shard))
     if len(parts) == 1:
         write_tensors(path / f"{stem}.safetensors", parts[0], {"format": "pt"})

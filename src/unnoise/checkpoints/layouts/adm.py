@@ -29,18 +29,18 @@ DOUBLED = {6: 3, 2: 1}  # channels in of an upsampler, which also sees the small
 
 
 def recognise(weights: Weights, hints: Hints) -> Found | None:
-    """None where there are no bare numbered blocks, or where they are those of consistency models (joint matrices of four axes)."""
-    own = sizes.within(weights, "input_blocks.0.0.weight")
-    if own is None or "out.2.weight" not in own or len(own.shapes.get("middle_block.1.qkv.weight", ())) != 3:
+    """Recognises bare numbered blocks; None for other files, and for consistency models, whose joint matrices have four axes."""
+    trimmed = sizes.within(weights, "input_blocks.0.0.weight")
+    if trimmed is None or "out.2.weight" not in trimmed or len(trimmed.shapes.get("middle_block.1.qkv.weight", ())) != 3:
         return None
-    asked = hints.get("network", {})
-    config = unet_config(own.shapes, asked)
+    hinted = hints.get("network", {})
+    config = unet_config(trimmed.shapes, hinted)
     row = family(config)
-    config = sizes.divided(config, row, asked)
+    config = sizes.divided(config, row, hinted)
     order = hints.get("file", {}).get("order", "qkv head d" if row.name in NEW_ORDER else "head qkv d")
     conditioning = "labels" if config.num_classes else "none"
     spec = row.with_networks({"network": config}).model_copy(update={"conditioning": conditioning})
-    return Found(spec, {"network": Part(config, numbered.unet(config, order), own)}, tuple(_evidence(row, config)))
+    return Found(spec, {"network": Part(config, numbered.unet(config, order), trimmed)}, tuple(_evidence(row, config)))
 
 
 def unet_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> UNetConfig:
@@ -53,7 +53,7 @@ def unet_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> UNetCo
 
 
 def family(unet: UNetConfig) -> ModelSpec:
-    """The published model of these sizes, else the nearest in kind."""
+    """Finds the published model of these sizes, else the nearest in kind."""
     if exact := sizes.same_sizes(unet, [*sizes.rows("adm"), *sizes.rows("iddpm")]):
         return exact
     upsampler = unet.in_channels in DOUBLED
@@ -86,11 +86,11 @@ def classifier(config: ClassifierConfig, order: Order = "head qkv d") -> Layout:
 
 def classifier_part(weights: Weights, hints: Mapping[str, Any], order: Order = "head qkv d") -> Part | None:
     """ADM's classifier of noisy pictures; None where the keys are another's."""
-    own = sizes.within(weights, "input_blocks.0.0.weight")
-    if own is None or not {"out.2.positional_embedding", "out.3.weight"} & own.shapes.keys():
+    trimmed = sizes.within(weights, "input_blocks.0.0.weight")
+    if trimmed is None or not {"out.2.positional_embedding", "out.3.weight"} & trimmed.shapes.keys():
         return None
-    config = classifier_config(own.shapes, hints)
-    return Part(config, classifier(config, order), own)
+    config = classifier_config(trimmed.shapes, hints)
+    return Part(config, classifier(config, order), trimmed)
 
 
 def classifier_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> ClassifierConfig:

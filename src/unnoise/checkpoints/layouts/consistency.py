@@ -24,17 +24,17 @@ def unet(config: UNetConfig) -> Layout:
 
 
 def recognise(weights: Weights, hints: Hints) -> Found | None:
-    """None where there are no numbered blocks whose joint matrices have four axes."""
-    own = sizes.within(weights, "input_blocks.0.0.weight")
-    if own is None or "out.2.weight" not in own or len(own.shapes.get("middle_block.1.qkv.weight", ())) != 4:
+    """Recognises numbered blocks whose joint matrices have four axes; None for other files."""
+    trimmed = sizes.within(weights, "input_blocks.0.0.weight")
+    if trimmed is None or "out.2.weight" not in trimmed or len(trimmed.shapes.get("middle_block.1.qkv.weight", ())) != 4:
         return None
-    asked = hints.get("network", {})
-    config = adm.unet_config(own.shapes, asked)
+    hinted = hints.get("network", {})
+    config = adm.unet_config(trimmed.shapes, hinted)
     row = sizes.same_sizes(config, sizes.rows("consistency"))
     row = row or FAMILIES["consistency-imagenet64" if config.num_classes else "consistency-lsun"]
-    config = sizes.divided(config, row, asked)
+    config = sizes.divided(config, row, hinted)
     evidence = (
         "joint query, key, value matrices of four axes",
         "a consistency function, for nothing tells its teacher: give prediction='edm'",
     )
-    return Found(row.with_networks({"network": config}), {"network": Part(config, unet(config), own)}, evidence)
+    return Found(row.with_networks({"network": config}), {"network": Part(config, unet(config), trimmed)}, evidence)

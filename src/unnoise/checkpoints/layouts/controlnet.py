@@ -40,7 +40,7 @@ OTHERS = {  # what people also call a control, by how a key of it begins
 
 
 def part(weights: Weights, config: Mapping[str, Any], hints: Mapping[str, Any]) -> Part | None:
-    """The ControlNet of a file; None where there is none.
+    """Finds the ControlNet of a file; None where there is none.
 
     config: the config.json beside it, or {}. hints: what neither shows, fields of the U-Net's or the MMDiT's config. Raises FileError for
     other kinds of control.
@@ -60,7 +60,7 @@ def part(weights: Weights, config: Mapping[str, Any], hints: Mapping[str, Any]) 
 
 
 def family(config: ControlNetConfig | MMDiTControlNetConfig) -> str:
-    """What a ControlNet is for, in a word."""
+    """Names the family that a ControlNet is for: "sd1", "sd2", "sdxl" or "sd3"."""
     if isinstance(config, MMDiTControlNetConfig):
         return "sd3"
     unet = config.unet
@@ -68,7 +68,7 @@ def family(config: ControlNetConfig | MMDiTControlNetConfig) -> str:
 
 
 def kind(weights: Weights) -> str:
-    """What the hints of Stability's nets are, by the number in the file; empty for others, whose files do not say."""
+    """Names the kind of hint of Stability's nets, by the number in the file; empty for others, whose files do not say."""
     if weights.shapes.get("control_type") is None:
         return ""
     number = int(weights.read("control_type"))
@@ -96,7 +96,7 @@ def _part(
 
 
 def _stated(config: Config, read: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config.json says beside the shapes."""
+    """Reads the fields of a config.json that shapes do not show."""
     if not config:
         return {}
     whole = UNET.read({"out_channels": read["in_channels"], **config})
@@ -168,7 +168,7 @@ def numbered_control(config: ControlNetConfig) -> Layout:
 
 
 def mmdit_config(shapes: Mapping[str, Shape], config: Config, hints: Mapping[str, Any]) -> MMDiTControlNetConfig:
-    """With text of its own it is a joint net; else its pooled text tells 2b, which reads a vector of its own width, from 8b."""
+    """Reads sizes and form: a joint net has text of its own; 2b reads pooled text of its own width, 8b of another."""
     width, hint_channels, patch, _ = shapes["pos_embed_input.proj.weight"]
     pooled = shapes["time_text_embed.text_embedder.linear_1.weight"][1]
     joint = "context_embedder.weight" in shapes
@@ -188,9 +188,9 @@ def mmdit_config(shapes: Mapping[str, Shape], config: Config, hints: Mapping[str
     if joint:
         read |= {"context_width": shapes["context_embedder.weight"][1], "positions": math.isqrt(shapes["pos_embed.pos_embed"][1])}
     zero = joint and bool(config.get("force_zeros_for_pooled_projection", bool(config)))  # True is the class's default
-    own = {"form", "zero_pooled"}
-    rest = {"form": form, "zero_pooled": zero, **{name: value for name, value in hints.items() if name in own}}
-    sizes = MMDiTConfig(**{**read, **{name: value for name, value in hints.items() if name not in own}})
+    trimmed = {"form", "zero_pooled"}
+    rest = {"form": form, "zero_pooled": zero, **{name: value for name, value in hints.items() if name in trimmed}}
+    sizes = MMDiTConfig(**{**read, **{name: value for name, value in hints.items() if name not in trimmed}})
     return MMDiTControlNetConfig(sizes, rest["form"], hint_channels, rest["zero_pooled"])
 
 

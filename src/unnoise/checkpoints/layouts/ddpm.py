@@ -51,10 +51,10 @@ def unet_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> UNetCo
 
 def recognise(weights: Weights, hints: Hints) -> Found | None:
     """None where there is no `temb.dense.0`, bare or behind DataParallel's `module.`"""
-    own = sizes.within(weights, "temb.dense.0.weight")
-    if own is None or "down.0.block.0.conv1.weight" not in own:
+    trimmed = sizes.within(weights, "temb.dense.0.weight")
+    if trimmed is None or "down.0.block.0.conv1.weight" not in trimmed:
         return None
-    config = unet_config(own.shapes, hints.get("network", {}))
+    config = unet_config(trimmed.shapes, hints.get("network", {}))
     row = sizes.same_sizes(config, sizes.rows("ddpm")) or FAMILIES["ddpm-cifar"]
     evidence = ("the names of Ho et al.'s U-Net in PyTorch",)
-    return Found(row.with_networks({"network": config}), {"network": Part(config, unet(config), own)}, evidence)
+    return Found(row.with_networks({"network": config}), {"network": Part(config, unet(config), trimmed)}, evidence)

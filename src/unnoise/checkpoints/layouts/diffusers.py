@@ -32,7 +32,8 @@ def _named(shapes: Mapping[str, Shape], inside: Mapping[str, str] = LISTS_OF_ONE
 
 
 def unet(shapes: Mapping[str, Shape]) -> Layout:
-    """Of a U-Net with text or without; attention has its old names (query, key, value, proj_attn) where the file has them."""
+    """Gives the names of a U-Net, with text or without. Attention has its old names (query, key, value, proj_attn) where the file has
+    them."""
     return _named(shapes, {**LISTS_OF_ONE, r"^\.guidance_proj\.": ".time_embedding.cond_proj."})
 
 
@@ -62,7 +63,7 @@ def mmdit(config: MMDiTConfig) -> Layout:
 
 
 def joint_block(ours: str, theirs: str) -> dict[str, str]:
-    """Of an MMDiT, or of a ControlNet of it: our module's path, theirs."""
+    """Gives the names of one block of an MMDiT or of a ControlNet for one. ours, theirs: the block's path."""
     found = {}
     for stream, attn, q, out, norms, modulation, ff in (
         ("x_block", "attn", "to_{}", "to_out.0", "norm_{}", "norm1", "ff"),

@@ -31,7 +31,7 @@ def dit(config: DiTConfig) -> Layout:
 
 
 def constants(config: DiTConfig, side: int) -> dict[str, Tensor]:
-    """What the authors' loader asks for beside the weights, of a model of latents with this side: the positions, (1, n, width)."""
+    """Makes the positions (1, n, width), which the authors' loader asks for beside the weights. side: of the latents."""
     return {"pos_embed": position_table(config.width, side // config.patch, side // config.patch)[None]}
 
 
@@ -52,22 +52,22 @@ def dit_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> DiTConf
 
 
 def recognise(weights: Weights, hints: Hints) -> Found | None:
-    """None where the names are another's. A training checkpoint has its average behind `ema.`, and that is what is read."""
-    own = sizes.within(weights, "y_embedder.embedding_table.weight", ("", "ema.", "model.", "module."))
-    if own is None or "blocks.0.adaLN_modulation.1.weight" not in own or "x_embedder.proj.weight" not in own:
+    """Recognises facebook's names; None for other files. Of a training checkpoint the average is read, which stands behind `ema.`"""
+    trimmed = sizes.within(weights, "y_embedder.embedding_table.weight", ("", "ema.", "model.", "module."))
+    if trimmed is None or "blocks.0.adaLN_modulation.1.weight" not in trimmed or "x_embedder.proj.weight" not in trimmed:
         return None
-    config = dit_config(own.shapes, hints.get("network", {}))
-    side = math.isqrt(own.shapes["pos_embed"][1]) * config.patch if "pos_embed" in own else 32
+    config = dit_config(trimmed.shapes, hints.get("network", {}))
+    side = math.isqrt(trimmed.shapes["pos_embed"][1]) * config.patch if "pos_embed" in trimmed else 32
     spec = named(config, 8 * side)
     evidence = (
         f"{config.depth} blocks of width {config.width}, patches of {config.patch}",
         f"latents of {side}x{side} by the position table",
     )
-    return Found(spec, {"network": Part(config, dit(config), own)}, evidence)
+    return Found(spec, {"network": Part(config, dit(config), trimmed)}, evidence)
 
 
 def named(config: DiTConfig, size: int) -> ModelSpec:
-    """The published model with this network and size, or XL/2 with another network."""
+    """Gives the published model with this network and size, or XL/2 with this network."""
     rows = sizes.rows("dit")
     row = next((row for row in rows if (row.network, row.size) == (config, size)), FAMILIES["dit-xl-2"])
     return row.with_networks({"network": config}).model_copy(update={"size": size, "null_label": config.num_classes})
@@ -98,7 +98,7 @@ def diffusers(config: DiTConfig) -> Layout:
 
 
 def check_copies(weights: Weights, depth: int) -> None:
-    """Raises FileError where the copies that every block has of the embedders differ: then no single network is all of them."""
+    """Compares the copies that every block has of the embedders. Raises FileError where they differ: no single network is all of them."""
     for i in range(1, depth):
         for part in ("timestep_embedder.linear_1.bias", "timestep_embedder.linear_2.bias"):
             first, copy = (weights.read(f"transformer_blocks.{k}.norm1.emb.{part}") for k in (0, i))

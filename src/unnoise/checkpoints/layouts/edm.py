@@ -74,7 +74,7 @@ def _levels(levels: int, blocks: int, side: int) -> dict[str, str]:
 
 
 def sides(shapes: Mapping[str, Shape]) -> list[int]:
-    """Of the pictures at each level, the largest first."""
+    """Gives the sides of the pictures at each level, the largest first."""
     return sorted({int(match[1]) for key in shapes if (match := re.match(r"enc\.(\d+)x\1_block0\.", key))}, reverse=True)
 
 
@@ -128,29 +128,29 @@ def dhariwal_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> UN
 
 
 def recognise(weights: Weights, hints: Hints) -> Found | None:
-    """None where there is no `map_layer0`, bare or behind `model.`
+    """Recognises EDM's two networks by `map_layer0`, bare or behind `model.`; None for other files.
 
     hints["file"]["family"]: "edm-baseline-vp" or "edm-baseline-ve" for the networks of score_sde; their keys are those of EDM's own.
     """
-    own = sizes.within(weights, "map_layer0.weight", ("model.", "", "ema.model."))
-    if own is None or not sides(own.shapes):
+    trimmed = sizes.within(weights, "map_layer0.weight", ("model.", "", "ema.model."))
+    if trimmed is None or not sides(trimmed.shapes):
         return None
-    asked, side = hints.get("network", {}), sides(own.shapes)[0]
-    if "out_conv.weight" in own:
-        config = dhariwal_config(own.shapes, asked)
-        part = Part(config, dhariwal(config, side), own)
+    hinted, side = hints.get("network", {}), sides(trimmed.shapes)[0]
+    if "out_conv.weight" in trimmed:
+        config = dhariwal_config(trimmed.shapes, hinted)
+        part = Part(config, dhariwal(config, side), trimmed)
     else:
-        config = song_config(own.shapes, asked)
-        part = Part(config, song(config, side), own)
+        config = song_config(trimmed.shapes, hinted)
+        part = Part(config, song(config, side), trimmed)
     row = _row(config, side, any(key == "u" or key.endswith(".u") for key in weights), hints.get("file", {}).get("family"))
     return Found(row, {"network": part}, tuple(_evidence(row, config)))
 
 
-def _row(config: NCSNppConfig | UNetConfig, side: int, rounded: bool, asked: str | None) -> ModelSpec:
+def _row(config: NCSNppConfig | UNetConfig, side: int, rounded: bool, hinted: str | None) -> ModelSpec:
     """rounded: the file has the table of noise levels of EDM's form of improved DDPM."""
     like = [row for row in sizes.rows("edm") if "baseline" not in row.name and row.network.kind == config.kind]
     exact = next((row for row in like if row.network == config and row.size == side), like[0])
-    row = family(asked or ("edm-baseline-iddpm" if rounded else exact.name))
+    row = family(hinted or ("edm-baseline-iddpm" if rounded else exact.name))
     labels = {"conditioning": "labels" if config.num_classes else "none", "null_label": config.num_classes or None}
     return row.with_networks({"network": config}).model_copy(update={"size": side, **labels})
 

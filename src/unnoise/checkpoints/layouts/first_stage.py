@@ -57,7 +57,7 @@ def vq(config: VQConfig) -> Layout:
 
 
 def _sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """Of the authors' names, or diffusers'."""
+    """Reads sizes from shapes under the authors' names or diffusers'."""
     down, block = ("down_blocks", "resnets") if "encoder.down_blocks.0.resnets.0.conv1.weight" in shapes else ("down", "block")
     levels = count(rf"encoder\.{down}\.(\d+)\.", shapes)
     return {
@@ -77,15 +77,15 @@ def vq_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> VQConfig
     return VQConfig(**{**_sizes(shapes), "codes": shapes["quantize.embedding.weight"][0], **hints})
 
 
-def part(own: Weights, hints: Mapping[str, Any]) -> Part | None:
-    """The autoencoder of these keys; None where there is none."""
-    if "decoder.conv_in.weight" not in own:
+def part(trimmed: Weights, hints: Mapping[str, Any]) -> Part | None:
+    """Finds the autoencoder of these keys; None where there is none."""
+    if "decoder.conv_in.weight" not in trimmed:
         return None
-    if "quantize.embedding.weight" in own:
-        sizes = vq_config(own.shapes, hints)
-        return Part(sizes, vq(sizes), own)
-    config = autoencoder_config(own.shapes, hints)
-    return Part(config, autoencoder(config), own)
+    if "quantize.embedding.weight" in trimmed:
+        sizes = vq_config(trimmed.shapes, hints)
+        return Part(sizes, vq(sizes), trimmed)
+    config = autoencoder_config(trimmed.shapes, hints)
+    return Part(config, autoencoder(config), trimmed)
 
 
 def tensors(config: FirstStage | None, networks: Networks) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ XL_CLIP, XL_OPEN_CLIP, REFINER_OPEN_CLIP = (f"conditioner.embedders.{end}." for 
 
 
 def recognise(weights: Weights, hints: Hints) -> Found | None:
-    """None where there is no U-Net with numbered blocks under the authors' prefix."""
+    """Recognises a U-Net with numbered blocks under the authors' prefix; None for other files. Raises FileError."""
     unet = weights.prefixed(UNET)
     if "input_blocks.0.0.weight" not in unet:
         return None
@@ -65,7 +65,7 @@ def _network(weights: Weights, unet: Weights, config: UNetConfig, family: str, h
 
 
 def _averaged(weights: Weights, unet: Weights, hints: Hints) -> bool:
-    """Whether the average stands beside the live weights; pictures are made with it, as in the authors' scripts."""
+    """Tells whether the average stands beside the live weights. Pictures are made with it, as in the authors' scripts."""
     whole = all(f"model_ema.diffusion_model{name.replace('.', '')}" in weights for name in unet)
     return whole and hints.get("file", {}).get("ema", True)
 
@@ -97,7 +97,7 @@ def _xl(weights: Weights, unet: Weights, end: str) -> tuple[str, list[str]]:
 
 
 def _heads(family: str, unet: Weights) -> dict[str, Any]:
-    """How attention is divided in each family; shapes do not show it."""
+    """Gives the division of attention into heads in each family, which shapes do not show."""
     row = FAMILIES[family].network if family in FAMILIES else None
     if not isinstance(row, UNetConfig):  # of another kind of network, or with more channels than the family has
         channels = unet.shapes["input_blocks.0.0.weight"][1]
@@ -109,12 +109,12 @@ def _texts(weights: Weights, hints: Hints) -> dict[str, Part]:
     first, second = hints.get("text_encoder", {}), hints.get("text_encoder_2", {})
     if f"{CLASSES}weight" in weights:
         classes, width = weights.shapes[f"{CLASSES}weight"]
-        own = weights.prefixed("cond_stage_model.")
-        return {"text_encoder": Part(ClassTokensConfig(classes, width), texts.same(), own)}
+        trimmed = weights.prefixed("cond_stage_model.")
+        return {"text_encoder": Part(ClassTokensConfig(classes, width), texts.same(), trimmed)}
     if f"{BERT}token_emb.weight" in weights:
-        own = weights.prefixed(BERT)
-        config = bert.bert_config(own.shapes, first)
-        return {"text_encoder": Part(config, bert.bert(config), own)}
+        trimmed = weights.prefixed(BERT)
+        config = bert.bert_config(trimmed.shapes, first)
+        return {"text_encoder": Part(config, bert.bert(config), trimmed)}
     found = {}
     for prefix, place, hint in ((CLIP, "text_encoder", first), (XL_CLIP, "text_encoder", first)):
         if any(f"{prefix}{front}embeddings.token_embedding.weight" in weights for front in ("text_model.", "")):  # "": old merges
@@ -130,7 +130,7 @@ def _texts(weights: Weights, hints: Hints) -> dict[str, Part]:
 
 
 def _schedule(weights: Weights, spec: ModelSpec) -> tuple[ModelSpec, list[str]]:
-    """Prediction, betas and scale, where the file says them by a table or a mark, else the family's."""
+    """Reads prediction, betas and scale where the file says them by a table or a mark; else they are the family's."""
     evidence, update = [], {}
     if "betas" in weights and spec.schedule.kind == "vp":
         first, last = (float(weights.read("betas")[i]) for i in (0, -1))
@@ -196,7 +196,7 @@ def _condition(spec: ModelSpec, place: Place, weights: Mapping[str, Tensor]) -> 
 
 
 def _lengthened(stored: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """With the last layer that Stable Diffusion 2's file has and nothing reads, which its folder lacks: zeros, so it changes nothing."""
+    """Adds the last layer, which Stable Diffusion 2's file has, its folder lacks and nothing reads: zeros, so it changes nothing."""
     last = f"transformer.resblocks.{layers - 1}."
     more = {
         key.replace(last, f"transformer.resblocks.{layers}."): torch.zeros_like(value)
@@ -207,7 +207,7 @@ def _lengthened(stored: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
 
 
 def constants(stored: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-    """What the authors' files hold beside weights: the numbers of positions, and the schedule's tables where the family has them."""
+    """Makes what the authors' files hold beside weights: the numbers of positions, and the schedule's tables where the family has them."""
     found = {}
     for prefix in (CLIP, XL_CLIP):
         table = stored.get(f"{prefix}text_model.embeddings.position_embedding.weight")

@@ -119,16 +119,16 @@ def ncsnpp_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> NCSN
 
 
 def recognise(weights: Weights, hints: Hints) -> Found | None:
-    """None where there is no list of modules that ends in a norm and a convolution."""
-    own = sizes.within(weights, "all_modules.0.weight") or sizes.within(weights, "all_modules.0.W")
-    if own is None:
+    """Recognises a numbered list of modules; None for other files. Raises FileError where it is no network of the three."""
+    trimmed = sizes.within(weights, "all_modules.0.weight") or sizes.within(weights, "all_modules.0.W")
+    if trimmed is None:
         return None
     try:
-        config = ncsnpp_config(own.shapes, hints.get("network", {}))
+        config = ncsnpp_config(trimmed.shapes, hints.get("network", {}))
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise FileError(f"{weights.path} is a model of score_sde, but none of DDPM, DDPM++ and NCSN++ with blocks of BigGAN") from error
     kind = "ncsnpp" if config.fourier else "ddpm" if config.resample == "conv" else "ddpmpp"
     row = FAMILIES[f"score-sde-{kind}-cifar"]
     processes = {"ncsnpp": "random frequencies: variance exploding", "ddpmpp": "sinusoids: the VP SDE", "ddpm": "DDPM's blocks: its table"}
-    part = Part(config, ncsnpp(config), own)
+    part = Part(config, ncsnpp(config), trimmed)
     return Found(row.with_networks({"network": config}), {"network": part}, (f"score_sde, {processes[kind]}",))

@@ -27,7 +27,7 @@ MMDIT, TEXTS = "model.diffusion_model.", "text_encoders."
 
 
 def recognise(weights: Weights, hints: Hints) -> Found | None:
-    """None where there are no joint blocks; they may stand without the prefix, in files of the transformer alone."""
+    """Recognises joint blocks, also without the prefix, in files of the transformer alone; None for other files."""
     mmdit = weights.prefixed(MMDIT) if f"{MMDIT}x_embedder.proj.weight" in weights else weights
     if "joint_blocks.0.x_block.attn.qkv.weight" not in mmdit:
         return None
@@ -63,15 +63,15 @@ def mmdit_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> MMDiT
 
 
 def text_parts(weights: Weights, hints: Hints) -> dict[str, Part]:
-    """CLIP-L's pooled vector is taken without its projection (as the authors' code does), bigG's with it."""
+    """Finds the text encoders. CLIP-L's pooled vector is taken without its projection (as the authors' code does), bigG's with it."""
     found = {}
     for name, place, more in (("clip_l", "text_encoder", {"projection": 0}), ("clip_g", "text_encoder_2", {})):
-        own = weights.prefixed(f"{TEXTS}{name}.transformer.")
-        if "text_model.embeddings.token_embedding.weight" in own:
-            found[place] = texts.clip_part(own, {**more, **hints.get(place, {})})
-    own = weights.prefixed(f"{TEXTS}t5xxl.transformer.")
-    if len(own):
-        found["text_encoder_3"] = texts.t5_part(own, hints.get("text_encoder_3", {}))
+        trimmed = weights.prefixed(f"{TEXTS}{name}.transformer.")
+        if "text_model.embeddings.token_embedding.weight" in trimmed:
+            found[place] = texts.clip_part(trimmed, {**more, **hints.get(place, {})})
+    trimmed = weights.prefixed(f"{TEXTS}t5xxl.transformer.")
+    if len(trimmed):
+        found["text_encoder_3"] = texts.t5_part(trimmed, hints.get("text_encoder_3", {}))
     return found
 
 

@@ -19,19 +19,20 @@ SEEING = ("visual.", "vision_model.", "visual_projection.")  # CLIP's other half
 
 
 def first_stage(weights: Weights, place: str) -> Part | None:
-    """An autoencoder under the authors' names, with or without what stands before them in a whole model, or under diffusers'."""
+    """Reads an autoencoder under the authors' names, with or without what stands before them in a whole model, or under diffusers'."""
     if place != "autoencoder":
         return None
-    own = weights.prefixed("first_stage_model.") if any(key.startswith("first_stage_model.") for key in weights) else weights
-    named = "decoder.mid_block.resnets.0.conv1.weight" in own
-    if not named and "decoder.mid.attn_1.q.weight" not in own:
+    trimmed = weights.prefixed("first_stage_model.") if any(key.startswith("first_stage_model.") for key in weights) else weights
+    named = "decoder.mid_block.resnets.0.conv1.weight" in trimmed
+    if not named and "decoder.mid.attn_1.q.weight" not in trimmed:
         return None
-    found = stages.part(own, {})
-    return replace(found, layout=diffusers.autoencoder(own.shapes)) if found and named else found
+    found = stages.part(trimmed, {})
+    return replace(found, layout=diffusers.autoencoder(trimmed.shapes)) if found and named else found
 
 
 def text(weights: Weights, place: str) -> Part | None:
-    """T5 for the third place; for the others CLIP under transformers' names or open_clip's, with or without its half that sees pictures.
+    """Reads T5 for the third place, and for the others CLIP under transformers' names or open_clip's, with or without its half that sees
+    pictures.
 
     CLIP-L has a projection, which no diffusion model reads: Stable Diffusion 3's authors take its vector without.
     """
@@ -41,21 +42,21 @@ def text(weights: Weights, place: str) -> Part | None:
         return texts.t5_part(weights, {})
     if not place.startswith("text_encoder"):
         return None
-    own = replace(weights, places={name: at for name, at in weights.places.items() if not name.startswith(SEEING)})
-    if "transformer.resblocks.0.attn.in_proj_weight" in own:
-        return texts.open_clip_part(own, {})
-    front = next((front for front in ("text_model.", "") if f"{front}embeddings.token_embedding.weight" in own), None)
+    trimmed = replace(weights, places={name: at for name, at in weights.places.items() if not name.startswith(SEEING)})
+    if "transformer.resblocks.0.attn.in_proj_weight" in trimmed:
+        return texts.open_clip_part(trimmed, {})
+    front = next((front for front in ("text_model.", "") if f"{front}embeddings.token_embedding.weight" in trimmed), None)
     if front is None:
         return None
-    width = own.shapes[f"{front}embeddings.token_embedding.weight"][1]
-    return texts.clip_part(own, {"projection": 0} if width <= CLIP_L else {})
+    width = trimmed.shapes[f"{front}embeddings.token_embedding.weight"][1]
+    return texts.clip_part(trimmed, {"projection": 0} if width <= CLIP_L else {})
 
 
 # The tiny autoencoders (TAESD)
 
 
 def tiny(weights: Weights, place: str) -> Part | None:
-    """Of the authors' files, bare numbers and one file a half, or of diffusers' one file, whose decoder counts without the clamp.
+    """Reads a tiny autoencoder: the authors' two files of bare numbers, or diffusers' one, whose decoder counts without the clamp.
 
     Beside an authors' decoder lies its encoder, called "encoder" where that one is called "decoder"; without it nothing can be encoded.
     """
@@ -83,7 +84,7 @@ def tiny_layout(shapes: Mapping[str, Shape]) -> Layout:
 
 
 def _halves(decoder: Weights) -> Weights:
-    """The authors' two files under our names."""
+    """Joins the authors' two files under our names."""
     path = Path(decoder.path)
     beside = path.with_name(path.name.replace("decoder", "encoder"))
     places = {f"decoder.{name}": place for name, place in decoder.places.items()}

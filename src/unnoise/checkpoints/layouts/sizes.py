@@ -1,4 +1,4 @@
-"""What shapes cannot show of a file, known from the published model that has its sizes; and where in a file a network stands."""
+"""Gives what shapes do not show, from the published model of the same sizes; and finds where in a file a network stands."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from unnoise.networks.unet import UNetConfig
 
 
 def rows(family: str) -> list[ModelSpec]:
-    """The published models of a family."""
+    """Lists the published models of a family."""
     return [row for row in FAMILIES.values() if row.family == family]
 
 
 def heads(row: ModelSpec) -> dict[str, int]:
-    """How the row's U-Net divides its attention."""
+    """Gives the number or the width of the heads in a row's U-Net."""
     unet = row.network if isinstance(row.network, UNetConfig) else UNetConfig()
     return {"heads": unet.heads, "head_width": unet.head_width}
 
 
 def same_sizes(unet: UNetConfig, candidates: Iterable[ModelSpec]) -> ModelSpec | None:
-    """The row whose U-Net differs in nothing that shapes show."""
+    """Finds the row whose U-Net is equal in all that shapes show."""
     return next((row for row in candidates if isinstance(row.network, UNetConfig) and _shown(row.network) == _shown(unet)), None)
 
 
@@ -33,11 +33,14 @@ def _shown(unet: UNetConfig) -> dict[str, Any]:
 
 
 def divided(unet: UNetConfig, row: ModelSpec, hints: Mapping[str, Any]) -> UNetConfig:
-    """The U-Net with the row's heads, or those that `hints` say."""
-    asked = {name: hints[name] for name in ("heads", "head_width") if name in hints}
-    return replace(unet, **(asked or heads(row)))
+    """Sets the row's heads, or those that `hints` say."""
+    hinted = {name: hints[name] for name in ("heads", "head_width") if name in hints}
+    return replace(unet, **(hinted or heads(row)))
 
 
 def within(weights: Weights, key: str, prefixes: Iterable[str] = ("", "module.", "model.", "ema.")) -> Weights | None:
-    """What stands behind the first prefix under which there is such a key; training leaves those of its wrappers."""
+    """Gives the weights behind the first prefix under which there is such a key; training leaves the prefixes of its wrappers.
+
+    None: no such key.
+    """
     return next((weights.prefixed(prefix) for prefix in prefixes if prefix + key in weights), None)

@@ -16,7 +16,7 @@ IGNORED = r"position_ids$|^logit_scale$|^attn_mask$"
 
 
 def clip(config: CLIPTextConfig, *, bare: bool = False) -> Layout:
-    """transformers' names, which ours are. bare: without "text_model." in front, as transformers 5 saves its text model."""
+    """Gives transformers' names, which are ours. bare: without "text_model." in front, as transformers 5 saves its text model."""
     ignored = IGNORED if config.projection else rf"{IGNORED}|^text_projection\.weight$"
     return Layout({"text_model": "" if bare else "text_model", "text_projection": "text_projection"}, ignored=ignored)
 
@@ -39,14 +39,14 @@ def clip_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> CLIPTe
     return CLIPTextConfig(**{**read, **hints})
 
 
-def clip_part(own: Weights, hints: Mapping[str, Any]) -> Part:
-    """With "text_model." in front of the keys or without, as transformers 5 and old merges have it."""
-    config, bare = clip_config(own.shapes, hints), "embeddings.token_embedding.weight" in own
-    return Part(config, clip(config, bare=bare), own)
+def clip_part(trimmed: Weights, hints: Mapping[str, Any]) -> Part:
+    """Reads CLIP with "text_model." in front of the keys or without, as transformers 5 and old merges have it."""
+    config, bare = clip_config(trimmed.shapes, hints), "embeddings.token_embedding.weight" in trimmed
+    return Part(config, clip(config, bare=bare), trimmed)
 
 
 def open_clip(config: CLIPTextConfig) -> Layout:
-    """One matrix for q, k and v, and the projection the other way round."""
+    """Gives open_clip's names: one matrix for q, k and v, and the projection transposed."""
     modules = {
         "text_model.embeddings.token_embedding": "token_embedding",
         "text_model.embeddings.position_embedding": "positional_embedding",
@@ -81,13 +81,13 @@ def open_clip_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> C
     return CLIPTextConfig(**{**read, **hints})
 
 
-def open_clip_part(own: Weights, hints: Mapping[str, Any]) -> Part:
-    config = open_clip_config(own.shapes, hints)
-    return Part(config, open_clip(config), own)
+def open_clip_part(trimmed: Weights, hints: Mapping[str, Any]) -> Part:
+    config = open_clip_config(trimmed.shapes, hints)
+    return Part(config, open_clip(config), trimmed)
 
 
 def t5(shapes: Mapping[str, Shape]) -> Layout:
-    """transformers' names, which ours are; the token table stands there under one name or both."""
+    """Gives transformers' names, which are ours; the token table stands there under one name or both."""
     table = "shared" if "shared.weight" in shapes else "encoder.embed_tokens"
     return Layout({"": "", "shared": table}, ignored=r"^encoder\.embed_tokens\.weight$|^logit_scale$")
 
@@ -108,10 +108,10 @@ def t5_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> T5Config
     return T5Config(**{**read, **hints})
 
 
-def t5_part(own: Weights, hints: Mapping[str, Any]) -> Part:
-    return Part(t5_config(own.shapes, hints), t5(own.shapes), own)
+def t5_part(trimmed: Weights, hints: Mapping[str, Any]) -> Part:
+    return Part(t5_config(trimmed.shapes, hints), t5(trimmed.shapes), trimmed)
 
 
 def same() -> Layout:
-    """Our own names."""
+    """Gives our names unchanged."""
     return Layout({"": ""})

@@ -18,7 +18,7 @@ from unnoise.errors import FileError
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion did. taken: the entry of the pickle, "" for all of it; others: those that --key could have taken."""
+    """The result of a conversion. taken: the entry of the pickle, "" for all of it; others: those that --key could have taken."""
 
     taken: str
     others: list[str]

@@ -64,7 +64,7 @@ class Placeholder:
 
 
 def load(path: Path) -> Any:
-    """What the file holds. Raises FileError."""
+    """Reads what the file holds. Raises FileError."""
     with path.open("rb") as file:
         start = file.read(4096)
     zipped = zipfile.is_zipfile(path)
@@ -86,7 +86,10 @@ def load(path: Path) -> Any:
 
 
 def chosen(found: Any, key: str | None = None) -> tuple[str, Any, list[str]]:
-    """Which entry holds the weights: its name ("" for all), what it holds, and the other entries with tensors. Raises UnknownName."""
+    """Chooses the entry that holds the weights: its name ("" for all), what it holds, and the other entries with tensors.
+
+    Raises UnknownName.
+    """
     if isinstance(found, list | tuple):
         found = _listed(found)
     if not isinstance(found, Mapping):
@@ -106,7 +109,7 @@ def chosen(found: Any, key: str | None = None) -> tuple[str, Any, list[str]]:
 
 
 def tensors(found: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor with the path that leads to it, `a.b.0`."""
+    """Yields every tensor with the path that leads to it, `a.b.0`."""
     if isinstance(found, Tensor):
         yield prefix or "tensor", found
     for name, value in _children(found):
@@ -114,7 +117,7 @@ def tensors(found: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def others(found: Any, prefix: str = "") -> Iterator[str]:
-    """The paths of all that is no tensor."""
+    """Yields the paths of all that is no tensor."""
     children = list(_children(found))
     if not children and not isinstance(found, Tensor | Mapping | list | tuple):
         yield prefix or type(found).__name__
@@ -123,7 +126,7 @@ def others(found: Any, prefix: str = "") -> Iterator[str]:
 
 
 def named(shadow: Sequence[Tensor], model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An average without names, given those of the model: both are in the order of the parameters; buffers have no average."""
+    """Names an average by the model's parameters: both are in the order of the parameters; buffers have no average."""
     rest = list(shadow)
     result = {name: rest.pop(0) if rest and rest[0].shape == value.shape else value for name, value in model.items()}
     if rest:
@@ -139,14 +142,14 @@ def _children(found: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _numbered(found: Any, name: str) -> Any:
-    """cloneofsimo's list of tensors alone, with keys; which network it is for stands in the file's name only."""
+    """Gives keys to cloneofsimo's list of tensors; which network it is for stands in the file's name only."""
     if not isinstance(found, list) or not found or not all(isinstance(one, Tensor) for one in found):
         return found
     return keys.from_list(found, "text_encoder" if "text_encoder" in name else "unet")
 
 
 def _listed(found: Sequence[Any]) -> dict[str, Any]:
-    """ermongroup/ddim's list by name: the model first, the average last where there is one."""
+    """Names the entries of ermongroup/ddim's list: the model first, the average last where there is one."""
     names = {0: "model", 1: "optimizer", **({len(found) - 1: "ema"} if len(found) > 4 else {})}
     return {names.get(i, str(i)): value for i, value in enumerate(found)}
 
@@ -156,7 +159,7 @@ def _placeholder(name: str) -> type:
 
 
 def _refusal(path: Path, start: bytes, message: str) -> str:
-    """One line for what torch says in twenty."""
+    """Says in one line what torch says in twenty."""
     found = re.search(r"GLOBAL `?([\w.]+)`?", message)
     if CODE.search(found[1].encode() if found else start):
         return (
@@ -169,7 +172,7 @@ def _refusal(path: Path, start: bytes, message: str) -> str:
 
 
 def convert(source: Path, out: Path, key: str | None = None) -> Converted:
-    """The whole conversion. Raises FileError and UnknownName."""
+    """Converts a file. Raises FileError and UnknownName."""
     taken, value, rest = chosen(_numbered(load(source), source.name), key)
     found = dict(tensors(value))
     if not found:
@@ -182,7 +185,7 @@ def convert(source: Path, out: Path, key: str | None = None) -> Converted:
 
 
 def _apart(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share memory, each with its own: the format holds no views."""
+    """Copies tensors that share memory: the format holds no views."""
     seen: set[int] = set()
     result = {}
     for name, tensor in found.items():

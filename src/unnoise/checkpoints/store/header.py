@@ -46,7 +46,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor: where it lies in the file, in bytes from the file's start."""
+    """The place of one tensor, in bytes from the file's start."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -62,7 +62,7 @@ class Header:
 
 
 def read(path: Path) -> Header:
-    """The file's header. Raises FileError with one line that says what the file is instead."""
+    """Reads the file's header. Raises FileError with one line that says what the file is instead."""
     try:
         with path.open("rb") as file:
             return _parse(path, file)
@@ -119,7 +119,7 @@ def _entry(path: Path, name: str, row: dict[str, Any], start: int) -> Entry:
 
 
 def _whole(path: Path, entries: dict[str, Entry], start: int, size: int) -> None:
-    """The tensors fill the file without holes: nothing is missing, nothing is hidden."""
+    """Refuses a file that the tensors do not fill without holes: nothing is missing, nothing is hidden."""
     place = start
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != place:
@@ -132,7 +132,7 @@ def _whole(path: Path, entries: dict[str, Entry], start: int, size: int) -> None
 
 
 def _otherwise(path: Path, start: bytes, size: int) -> str:
-    """What the file is, by its first bytes."""
+    """Tells what the file is, by its first bytes."""
     if start.startswith(POINTER):
         return f"{path} is a Git LFS pointer, not the weights: run `git lfs pull`"
     if start.startswith(PICKLES):

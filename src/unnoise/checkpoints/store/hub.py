@@ -30,8 +30,8 @@ BARE = ("Scheduler", "Tokenizer", "Processor", "FeatureExtractor", "TokenizerFas
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What of a repository: one file, or a model's components in one precision."""
+class Query:
+    """The part of a repository that is asked for: one file, or a model's components in one precision."""
 
     id: str
     file: str | None
@@ -41,12 +41,12 @@ class Wanted:
 
 
 def is_id(name: str) -> bool:
-    """Whether it reads as "owner/name" or "owner/name:folder/file.safetensors"."""
+    """Tells whether a name reads as "owner/name" or "owner/name:folder/file.safetensors"."""
     return ID.fullmatch(name) is not None
 
 
 def resolve(name: str, *, revision: str | None = None, variant: str | None = None, components: Collection[str] | None = None) -> Path:
-    """The folder or the file of a hub id in the local cache, fetched if it is not there.
+    """Gives the folder or the file of a hub id in the local cache, fetched if it is not there.
 
     name: "owner/name", or "owner/name:file.safetensors" for one file. revision: a branch, a tag or a commit; a branch in the cache is not
     asked for again. variant: the precision to prefer, "fp16" or "bf16". components: of a diffusers folder only these, such as all but
@@ -55,42 +55,43 @@ def resolve(name: str, *, revision: str | None = None, variant: str | None = Non
     found = ID.fullmatch(name)
     if not found:
         raise FileError(f"got the hub id {name!r}: expected owner/name or owner/name:file.safetensors")
-    wanted = Wanted(found[1], found[2], revision or "main", variant, components)
-    with _said(wanted):
-        return _cached(wanted) or _asked(wanted)
+    query = Query(found[1], found[2], revision or "main", variant, components)
+    with _said(query):
+        return _cached(query) or _asked(query)
 
 
-def chosen(files: Collection[str], index: Mapping[str, Any] | None, wanted: Wanted, strict: bool = False) -> list[str]:
-    """The files to have, of those that there are. index: the model_index.json. strict: nothing but the precision that was asked for.
+def chosen(files: Collection[str], index: Mapping[str, Any] | None, query: Query, strict: bool = False) -> list[str]:
+    """Chooses the files to have, of those that there are. index: the model_index.json. strict: nothing but the precision that was asked
+    for.
 
     Raises FileError where weights are missing.
     """
-    prefer = [wanted.variant, None] if wanted.variant else [None]
+    prefer = [query.variant, None] if query.variant else [None]
     if not strict:
         prefer = [*prefer, "fp16", "bf16"]
     if index is None:
-        return _single(files, prefer, wanted)
+        return _single(files, prefer, query)
     result = ["model_index.json"]
-    for name, kind in _components(index, wanted).items():
+    for name, kind in _components(index, query).items():
         inside = {PurePosixPath(file).name for file in files if PurePosixPath(file).parent == PurePosixPath(name)}
         parts = [file for file in inside if TEXTS.fullmatch(file)]
         if not kind.endswith(BARE):
-            parts += _weights(inside, prefer, f"{wanted.id}: its {name}")
+            parts += _weights(inside, prefer, f"{query.id}: its {name}")
         result += sorted(f"{name}/{part}" for part in parts)
     return result
 
 
-def _components(index: Mapping[str, Any], wanted: Wanted) -> dict[str, str]:
+def _components(index: Mapping[str, Any], query: Query) -> dict[str, str]:
     """Name and class; [null, null] stands for one that was left out."""
     known = {name: row[1] for name, row in index.items() if isinstance(row, list) and len(row) == 2 and row[1]}
-    for name in wanted.components or ():
+    for name in query.components or ():
         if name not in known:
             raise UnknownName("component", name, known)
-    return {name: kind for name, kind in known.items() if wanted.components is None or name in wanted.components}
+    return {name: kind for name, kind in known.items() if query.components is None or name in query.components}
 
 
 def _weights(files: Collection[str], prefer: Iterable[str | None], what: str) -> list[str]:
-    """One precision: a file, or its shards and their index."""
+    """Chooses one precision: a file, or its shards and their index."""
     sets: dict[str | None, dict[str, str]] = {}
     for file in files:
         found = WEIGHTS.fullmatch(file) or INDEX.fullmatch(file)
@@ -111,28 +112,28 @@ def _weights(files: Collection[str], prefer: Iterable[str | None], what: str) ->
     raise FileError(f"{what} has no safetensors weights of the precision that is wanted: {hint}")
 
 
-def _single(files: Collection[str], prefer: Iterable[str | None], wanted: Wanted) -> list[str]:
+def _single(files: Collection[str], prefer: Iterable[str | None], query: Query) -> list[str]:
     """A repository without model_index.json: one network with its config, or one file."""
     root = {file for file in files if "/" not in file}
     if "config.json" in root and any((WEIGHTS.fullmatch(f) or INDEX.fullmatch(f) or [""])[0].startswith(STEMS) for f in root):
-        return ["config.json", *_weights(root, prefer, wanted.id)]
+        return ["config.json", *_weights(root, prefer, query.id)]
     alone = sorted(file for file in root if file.endswith(".safetensors"))
     if len(alone) == 1:
         return alone
     if alone:
-        raise FileError(f"{wanted.id} has {len(alone)} files of weights: name one, as {wanted.id}:{alone[0]}")
-    return _weights(root, prefer, wanted.id)  # says what it has instead
+        raise FileError(f"{query.id} has {len(alone)} files of weights: name one, as {query.id}:{alone[0]}")
+    return _weights(root, prefer, query.id)  # says what it has instead
 
 
-def _cached(wanted: Wanted, strict: bool = True) -> Path | None:
-    """What is whole in the cache; no request is made. strict: only in the precision that was asked for, or the full one."""
-    folder = _snapshot(wanted)
+def _cached(query: Query, strict: bool = True) -> Path | None:
+    """Finds what is whole in the cache; no request is made. strict: only in the precision that was asked for, or the full one."""
+    folder = _snapshot(query)
     if folder is None:
         return None
-    if wanted.file:
-        return folder / wanted.file if (folder / wanted.file).is_file() else None
+    if query.file:
+        return folder / query.file if (folder / query.file).is_file() else None
     try:
-        return _place(folder, chosen(_files(folder), _index(folder), wanted, strict))
+        return _place(folder, chosen(_files(folder), _index(folder), query, strict))
     except FileError:
         return None
 
@@ -141,22 +142,22 @@ def _place(folder: Path, files: list[str]) -> Path:
     return folder if len(files) > 1 else folder / files[0]
 
 
-def _snapshot(wanted: Wanted) -> Path | None:
+def _snapshot(query: Query) -> Path | None:
     """The folder of a revision in the cache: refs/BRANCH holds a commit, snapshots/COMMIT the files."""
-    ref = _folder(wanted) / "refs" / wanted.revision
-    folder = _folder(wanted) / "snapshots" / (ref.read_text().strip() if ref.is_file() else wanted.revision)
+    ref = _folder(query) / "refs" / query.revision
+    folder = _folder(query) / "snapshots" / (ref.read_text().strip() if ref.is_file() else query.revision)
     return folder if folder.is_dir() else None
 
 
-def _folder(wanted: Wanted) -> Path:
+def _folder(query: Query) -> Path:
     """The repository's place in the cache, as huggingface_hub lays it out."""
     from huggingface_hub import constants
 
-    return Path(constants.HF_HUB_CACHE) / f"models--{wanted.id.replace('/', '--')}"
+    return Path(constants.HF_HUB_CACHE) / f"models--{query.id.replace('/', '--')}"
 
 
 def _files(folder: Path) -> list[str]:
-    """Those that are there; a link without its target is none."""
+    """Lists the files that are there; a link without its target is none."""
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
@@ -168,47 +169,50 @@ def _index(folder: Path) -> dict[str, Any] | None:
         raise FileError(f"{path} is not JSON: remove it and try again") from None
 
 
-def _asked(wanted: Wanted) -> Path:
-    """One request lists the files with sizes and checksums. Where nobody answers, another precision in the cache is better than none."""
+def _asked(query: Query) -> Path:
+    """Lists the files with sizes and checksums by one request, and fetches them.
+
+    Where nobody answers, another precision in the cache is better than none.
+    """
     from huggingface_hub import HfApi
 
     try:
-        info = HfApi().model_info(wanted.id, revision=wanted.revision, files_metadata=True)
+        info = HfApi().model_info(query.id, revision=query.revision, files_metadata=True)
     except Exception:
-        if kept := _cached(wanted, strict=False):
+        if kept := _cached(query, strict=False):
             return kept
         raise
-    return _fetched(wanted, info)
+    return _fetched(query, info)
 
 
-def _fetched(wanted: Wanted, info: Any) -> Path:
+def _fetched(query: Query, info: Any) -> Path:
     from huggingface_hub import hf_hub_download
 
     listed = {file.rfilename: file for file in info.siblings or []}
     index = None
-    if "model_index.json" in listed and not wanted.file:
-        index = json.loads(Path(hf_hub_download(wanted.id, "model_index.json", revision=info.sha)).read_text(encoding="utf-8"))
-    if wanted.file and wanted.file not in listed:
-        raise UnknownName(f"file of {wanted.id}", wanted.file, [name for name in listed if name.endswith(".safetensors")])
-    files = [wanted.file] if wanted.file else chosen(listed, index, wanted)
+    if "model_index.json" in listed and not query.file:
+        index = json.loads(Path(hf_hub_download(query.id, "model_index.json", revision=info.sha)).read_text(encoding="utf-8"))
+    if query.file and query.file not in listed:
+        raise UnknownName(f"file of {query.id}", query.file, [name for name in listed if name.endswith(".safetensors")])
+    files = [query.file] if query.file else chosen(listed, index, query)
     for name in files:
         if listed[name].lfs:
-            _large(wanted, info.sha, name, listed[name])
+            _large(query, info.sha, name, listed[name])
     for name in files:
-        hf_hub_download(wanted.id, name, revision=info.sha)
-    _remember(wanted, info.sha)
-    return _place(_folder(wanted) / "snapshots" / info.sha, files)
+        hf_hub_download(query.id, name, revision=info.sha)
+    _remember(query, info.sha)
+    return _place(_folder(query) / "snapshots" / info.sha, files)
 
 
-def _large(wanted: Wanted, commit: str, name: str, listed: Any) -> None:
+def _large(query: Query, commit: str, name: str, listed: Any) -> None:
     """A file of Git LFS into the cache's blobs, where it is called by its sha256. hf_hub_download finds it there and links it."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
     expected, size = listed.lfs.sha256, listed.lfs.size
-    blob = _folder(wanted) / "blobs" / expected
-    lock = _folder(wanted).parent / ".locks" / _folder(wanted).name / f"{expected}.lock"  # huggingface_hub's own: both wait for each other
+    blob = _folder(query) / "blobs" / expected
+    lock = _folder(query).parent / ".locks" / _folder(query).name / f"{expected}.lock"  # huggingface_hub's own: both wait for each other
     for path in (blob, lock):
         path.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
@@ -218,9 +222,9 @@ def _large(wanted: Wanted, commit: str, name: str, listed: Any) -> None:
         with partial.open("ab") as file:
             have = file.seek(0, os.SEEK_END)
             if have < size:
-                url = hf_hub_url(wanted.id, name, revision=commit)
+                url = hf_hub_url(query.id, name, revision=commit)
                 http_get(url, file, resume_size=have, headers=build_hf_headers(), expected_size=size, displayed_filename=name)
-        _verify(partial, expected, f"{wanted.id}: {name}")
+        _verify(partial, expected, f"{query.id}: {name}")
         os.replace(partial, blob)
 
 
@@ -232,24 +236,24 @@ def _verify(path: Path, expected: str, what: str) -> None:
         raise FileError(f"{what} arrived damaged (sha256 {found[:12]}, expected {expected[:12]}) and was removed: try again")
 
 
-def _remember(wanted: Wanted, commit: str) -> None:
+def _remember(query: Query, commit: str) -> None:
     """Which commit a branch was: hf_hub_download notes it for names only, and it was given the commit."""
-    if wanted.revision != commit:
-        ref = _folder(wanted) / "refs" / wanted.revision
+    if query.revision != commit:
+        ref = _folder(query) / "refs" / query.revision
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(commit)
 
 
 @contextmanager
-def _said(wanted: Wanted) -> Iterator[None]:
-    """huggingface_hub's errors, each as one line. Raises FileError."""
+def _said(query: Query) -> Iterator[None]:
+    """Turns huggingface_hub's errors into one line each. Raises FileError."""
     from huggingface_hub import errors
 
-    what = f"the model {wanted.id}"
+    what = f"the model {query.id}"
     sentences: dict[type[BaseException], Callable[[], str]] = {
         errors.GatedRepoError: lambda: f"{what} is gated: accept its terms on its page, then set HF_TOKEN",
         errors.RepositoryNotFoundError: lambda: f"the hub has no {what[4:]}: check the name, or set HF_TOKEN if it is private",
-        errors.RevisionNotFoundError: lambda: f"{what} has no revision {wanted.revision!r}",
+        errors.RevisionNotFoundError: lambda: f"{what} has no revision {query.revision!r}",
         errors.OfflineModeIsEnabled: lambda: (
             f"{what} is not whole in the cache and HF_HUB_OFFLINE is set: unset it once, or name a local folder"
         ),

@@ -30,7 +30,7 @@ MOST = 8  # threads, of as many as torch uses
 
 @dataclass(frozen=True)
 class Stored:
-    """One file of tensors, open for reading."""
+    """An open file of tensors."""
 
     path: Path
     header: header.Header
@@ -78,8 +78,8 @@ class Stored:
             file.seek(begin)
             for start in range(0, max(count, 1), PIECE):  # of nothing one empty piece, as torch.split
                 length = min(PIECE, count - start)
-                wanted = view[: length * dtype.itemsize]
-                if file.readinto(wanted) != len(wanted):  # type: ignore[attr-defined]
+                target = view[: length * dtype.itemsize]
+                if file.readinto(target) != len(target):  # type: ignore[attr-defined]
                     raise FileError(f"{self.path} was cut while it was read: download it again")
                 yield buffer[:length]
 
@@ -124,30 +124,33 @@ class Weights:
 
     @property
     def some(self) -> str:
-        """What there is, for a refusal."""
+        """The number of tensors and three names, for a refusal."""
         return f"{len(self)} tensors" + (f" such as {', '.join(sorted(self)[:3])}" if len(self) else "")
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
-        """One tensor. dtype: what floating-point numbers become; None as stored; integers stay. Raises FileError for an unknown name."""
+        """Reads one tensor.
+
+        dtype: what floating-point numbers become; None as stored; integers stay. Raises FileError for an unknown name.
+        """
         if name not in self.places:
             near = nearest(name, self.places)
             raise FileError(f"{self.path} has no tensor {name!r}" + (f": did you mean {' or '.join(map(repr, near))}?" if near else ""))
         place = self.places[name]
         stored = _described(place).dtype
-        wanted = dtype if dtype is not None and stored.is_floating_point else stored
+        target = dtype if dtype is not None and stored.is_floating_point else stored
         if isinstance(place, Tensor):
-            return place.detach().to(wanted)
+            return place.detach().to(target)
         file, entry = place
-        return file.mapped(entry) if wanted == stored else file.cast(entry, wanted)
+        return file.mapped(entry) if target == stored else file.cast(entry, target)
 
     def check_finite(self) -> None:
-        """One pass over everything, without keeping it. Raises NonFiniteError with the first tensor that holds a NaN or an infinity."""
+        """Passes over everything once, without keeping it. Raises NonFiniteError with the first tensor that holds a NaN or an infinity."""
         for name, place in self.places.items():
             if not all(finite(piece) for piece in _pieces(place)):
                 raise NonFiniteError(f"{self.path}: {name} holds NaN or infinity: the file is damaged or was saved from a broken training")
 
     def prefixed(self, prefix: str) -> Weights:
-        """Those whose names begin with `prefix`, without it."""
+        """Gives the tensors whose names begin with `prefix`, without it."""
         return replace(self, places={name[len(prefix) :]: place for name, place in self.places.items() if name.startswith(prefix)})
 
     def __iter__(self) -> Iterator[str]:
@@ -161,7 +164,7 @@ class Weights:
 
 
 def finite(tensor: Tensor) -> bool:
-    """Whether every number is one. A pass over the tensor: on demand, never while loading."""
+    """Tells whether every number is finite. It passes over the tensor: on demand, never while loading."""
     if not tensor.is_floating_point():
         return True
     return bool((tensor if tensor.dtype.itemsize > 1 else tensor.float()).isfinite().all())  # torch tests no 8-bit numbers

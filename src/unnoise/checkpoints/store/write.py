@@ -38,7 +38,7 @@ def tensors(path: Path, named: dict[str, Tensor], metadata: dict[str, str] | Non
 
 
 def sha256(path: Path) -> str:
-    """Of a whole file, in hexadecimal."""
+    """Computes the checksum of a whole file, in hexadecimal."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):  # whole, it would stand in memory a second time
