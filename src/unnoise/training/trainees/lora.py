@@ -18,7 +18,8 @@ from unnoise.pipeline.model import Model
 from unnoise.training import texts
 from unnoise.training.trainee import Trainee, Values, denoiser, trained
 
-ATTENTION = r"(^|\.)(attn\d?|self_attn)\.(to_q|to_k|to_v|to_out|qkv|proj|q_proj|k_proj|v_proj|out_proj)$"
+# the projections of attention: of U-Nets, of transformers, of CLIP
+ATTENTION = r"(^|\.)(to_(q|k|v|out)|attn\d?\.(qkv|proj)|self_attn\.(q|k|v|out)_proj)$"
 PLACES = ("network", "text_encoder", "text_encoder_2")  # T5 takes a weight without a call of its layer, where nothing can stand beside it
 
 
