@@ -15,7 +15,6 @@ from torch import Tensor
 import unnoise
 from checkpoints.test_save import SINGLE, built, family, layout, words
 from unnoise.checkpoints import keys, recognise, save
-from unnoise.checkpoints.inspect import inspect
 from unnoise.checkpoints.layouts import controlnet, first_stage
 from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
@@ -23,6 +22,7 @@ from unnoise.families.table import FAMILIES
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
 from unnoise.networks.controlnet import ControlNet, ControlNetConfig
 from unnoise.networks.unet import UNetConfig
+from unnoise.pipeline.loading import inspect
 
 
 @pytest.mark.parametrize("name", [name for name in SINGLE if name != "sdxl-refiner"])

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-
-from pretend.device import WHERE
 from unnoise.checkpoints.families import FAMILIES
 from unnoise.checkpoints.specs import ModelSpec
 from unnoise.controls import ControlModel
-from unnoise.images.safety import SafetyChecker
 from unnoise.model import Model
+
+from pretend.device import WHERE
+from unnoise.images.safety import SafetyChecker
 from unnoise.networks import tokenizers, wordpiece
 from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.bert import BertConfig
