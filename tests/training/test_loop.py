@@ -22,6 +22,7 @@ from unnoise.training.objective import Denoising, Objective
 from unnoise.training.recipes import emoji
 from unnoise.training.recipes.captions import CaptionBatches
 from unnoise.training.recipes.draft import Emoji, EmojiBatch
+from weights import named
 
 # Accumulation
 
@@ -162,7 +163,7 @@ def test_published_weights_are_the_average_in_half_precision(tmp_path):
     list(loop.train(run))
     publish.publish(run, tmp_path / "tiny.safetensors")
     model = unnoise.load(tmp_path / "tiny.safetensors", dtype="float16")
-    for name, p in model.networks.named_parameters():
+    for name, p in named(model.networks).items():
         assert torch.equal(p, run.ema.weights[f"networks.{name}"].half()), name
     live = run.trainee.model
     assert model.spec == live.spec and model.spec.size == 16
