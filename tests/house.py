@@ -1,7 +1,7 @@
 """The rules of the house (CONTRIBUTING.md lists them) as functions over source text; test_house.py applies them and plants violations.
 
 A tree is {"unnoise.diffusion.solvers": source, ...}; every rule returns its complaints, one line each, and an empty list when all is well.
-`python tests/house.py --write` records the public names anew in tests/public_names.txt.
+`python tests/house.py --write` records the public names anew in tests/public_names.txt, and the layers in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -134,6 +134,18 @@ def _may(floor: str, other: str) -> bool:
     if floor == other:
         return True
     return HEIGHT.get(floor, -1) > HEIGHT.get(other or "pipeline", len(FLOORS))  # the package itself offers what the pipeline does
+
+
+def drawing() -> str:
+    """FLOORS as docs/architecture.md shows it, the highest layer first."""
+    lines = [f"{height + 1:3d}  {' | '.join(line)}\n" for height, line in enumerate(FLOORS)]
+    return "".join(reversed(lines))
+
+
+def redraw() -> None:
+    page = ROOT / "docs" / "architecture.md"
+    text = page.read_text(encoding="utf-8")
+    page.write_text(re.sub(r"(?<=```text\n).*?(?=```)", lambda _: drawing(), text, count=1, flags=re.DOTALL), encoding="utf-8")
 
 
 def cycles(sources: Tree) -> list[str]:
@@ -510,3 +522,4 @@ if __name__ == "__main__":
     for line in drift(recorded(), public()):
         print(line)
     RECORD.write_text("\n".join(public()) + "\n", encoding="utf-8")
+    redraw()

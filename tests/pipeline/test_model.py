@@ -35,7 +35,6 @@ from unnoise.pipeline.model import Model
 from unnoise.pipeline.records import request_of
 from unnoise.pipeline.request import OutputType, Request
 from unnoise.pipeline.stages import Progress, Result
-from weights import named
 
 BACKBONES = {
     "unet": UNetConfig(3, 3, widths=(32, 32), blocks=1, depths=(0, 1), heads=2, context_width=0, pooled_width=16, patch=2),
@@ -408,7 +407,7 @@ def test_saved_and_loaded_is_the_same_model(model, tmp_path):
     model.save(tmp_path / "copy.safetensors")
     copy = unnoise.load(tmp_path / "copy.safetensors")
     assert copy.spec == model.spec
-    for (name, p), (other, q) in zip(named(model.networks).items(), named(copy.networks).items(), strict=True):
+    for (name, p), (other, q) in zip(model.networks.named_parameters(), copy.networks.named_parameters(), strict=True):
         assert name == other and torch.equal(p, q) and p.dtype == q.dtype
     assert torch.equal(latents(copy), latents(model))
     copy.save(tmp_path / "copy.safetensors")  # over the file that it is mapped from
@@ -421,9 +420,9 @@ def test_weights_of_the_wanted_type_are_mapped_not_copied(files):
     mapped = unnoise.load(files["unet"])
     lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(files["unet"]) in line]
     ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
-    assert all(any(low <= p.data_ptr() < high for low, high in ranges) for p in named(mapped.networks).values())
+    assert all(any(low <= p.data_ptr() < high for low, high in ranges) for _, p in mapped.networks.named_parameters())
     cast = unnoise.load(files["unet"], dtype="bfloat16")
-    assert not any(any(low <= p.data_ptr() < high for low, high in ranges) for p in named(cast.networks).values())
+    assert not any(any(low <= p.data_ptr() < high for low, high in ranges) for _, p in cast.networks.named_parameters())
 
 
 def test_half_precision_on_disk_is_single_precision_on_a_cpu(tmp_path):
@@ -431,7 +430,7 @@ def test_half_precision_on_disk_is_single_precision_on_a_cpu(tmp_path):
     stored = load_file(path)
     model = unnoise.load(path, device="cpu")
     assert {value.dtype for value in stored.values()} == {torch.float16} and model.dtype == torch.float32
-    assert all(torch.equal(p, stored[name].float()) for name, p in named(model.networks).items())
+    assert all(torch.equal(p, stored[name].float()) for name, p in model.networks.named_parameters())
     half = unnoise.load(path, dtype="bfloat16", device="cpu")
     assert half.dtype == torch.bfloat16 and half.generate("x", seed=1, num_inference_steps=2).latents.dtype == torch.float32
 

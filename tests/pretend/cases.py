@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
-from unnoise.inputs import Control
 
 from pretend import models
 from unnoise.diffusion.solvers import SOLVERS
+from unnoise.pipeline.inputs import Control
 
 PROMPT = "a red apple on (a table:1.3)"
 LONG = ", ".join(f"{number} red apples on a table" for number in range(40))

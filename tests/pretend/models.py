@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from unnoise.checkpoints.families import FAMILIES
-from unnoise.checkpoints.specs import ModelSpec
-from unnoise.controls import ControlModel
-from unnoise.model import Model
 
 from pretend.device import WHERE
+from unnoise.families.spec import ModelSpec
+from unnoise.families.table import FAMILIES
 from unnoise.images.safety import SafetyChecker
 from unnoise.networks import tokenizers, wordpiece
 from unnoise.networks.autoencoder import AutoencoderConfig
@@ -34,6 +32,9 @@ from unnoise.networks.tokenizers import Tokenizer
 from unnoise.networks.unet import UNetConfig
 from unnoise.networks.vision import CLIPVisionConfig, SafetyNetwork
 from unnoise.networks.vq import VQConfig
+from unnoise.pipeline.controls import ControlModel
+from unnoise.pipeline.model import Model
+from unnoise.runtime.placement import Networks
 
 UNET = UNetConfig(widths=(32, 64), depths=(1, 0), blocks=1, heads=4, context_width=32)
 PIXELS = UNetConfig(3, 3, widths=(32, 64), depths=(0, 1), blocks=1, heads=2, context_width=0)
@@ -48,45 +49,47 @@ SCORE = NCSNppConfig(stem=32, widths=(32, 32), blocks=1, attend=(False, True))
 
 # By the family's name, or a family and what makes it another: fields of its spec
 SIZES: dict[str, dict[str, Any]] = {
-    "sd1": {"unet": UNET, "autoencoder": STAGE, "text": CLIP_L},
-    "sd1-inpainting": {"unet": replace(UNET, in_channels=9), "autoencoder": STAGE, "text": CLIP_L},
-    "sd2": {"unet": replace(UNET, linear_projection=True), "autoencoder": STAGE, "text": replace(CLIP_L, activation="gelu")},
-    "sd1/lcm": {"unet": replace(UNET, guidance_width=16), "autoencoder": STAGE, "text": CLIP_L, "prediction": "lcm"},
-    "sdxl": {"unet": XL, "autoencoder": replace(STAGE, scale=0.13025), "text": CLIP_L, "text_2": CLIP_G},
+    "sd1": {"network": UNET, "autoencoder": STAGE, "text_encoder": CLIP_L},
+    "sd1-inpainting": {"network": replace(UNET, in_channels=9), "autoencoder": STAGE, "text_encoder": CLIP_L},
+    "sd2": {"network": replace(UNET, linear_projection=True), "autoencoder": STAGE, "text_encoder": replace(CLIP_L, activation="gelu")},
+    "sd1/lcm": {"network": replace(UNET, guidance_width=16), "autoencoder": STAGE, "text_encoder": CLIP_L, "prediction": "lcm"},
+    "sdxl": {"network": XL, "autoencoder": replace(STAGE, scale=0.13025), "text_encoder": CLIP_L, "text_encoder_2": CLIP_G},
     "sdxl-refiner": {
-        "unet": replace(XL, context_width=48, pooled_width=48 + 5 * 8),
+        "network": replace(XL, context_width=48, pooled_width=48 + 5 * 8),
         "autoencoder": replace(STAGE, scale=0.13025),
-        "text": CLIP_G,
+        "text_encoder": CLIP_G,
     },
     "sd3.5-medium": {
-        "mmdit": MMDIT,
+        "network": MMDIT,
         "autoencoder": replace(STAGE, scale=1.5305, shift=0.0609, quant_convs=False),
-        "text": replace(CLIP_L, projection=32),
-        "text_2": CLIP_G,
-        "text_3": T5,
+        "text_encoder": replace(CLIP_L, projection=32),
+        "text_encoder_2": CLIP_G,
+        "text_encoder_3": T5,
     },
-    "ldm-uncond": {"unet": replace(PIXELS, widths=(32, 64)), "vq": VQConfig(codes=64, **FOURTH)},
+    "ldm-uncond": {"network": replace(PIXELS, widths=(32, 64)), "autoencoder": VQConfig(codes=64, **FOURTH)},
     "ldm-class": {
-        "unet": replace(UNET, in_channels=3, out_channels=3),
-        "vq": VQConfig(codes=64, **FOURTH),
-        "class_tokens": ClassTokensConfig(width=32),
+        "network": replace(UNET, in_channels=3, out_channels=3),
+        "autoencoder": VQConfig(codes=64, **FOURTH),
+        "text_encoder": ClassTokensConfig(width=32),
     },
-    "ldm-text": {"unet": UNET, "autoencoder": STAGE, "bert": BertConfig(width=32, layers=2, heads=2, head_width=16, mlp=64)},
-    "dit-xl-2": {"dit": DiTConfig(4, width=32, depth=2, heads=2, num_classes=1000), "autoencoder": STAGE},
-    "ddpm-cifar": {"unet": replace(PIXELS, corner_pad=True, time_shift=1.0, time_cos_first=False)},
-    "iddpm-64-class": {"unet": replace(PIXELS, num_classes=1000, learn_sigma=True, scale_shift=True)},
-    "adm-64": {"unet": replace(PIXELS, num_classes=1000, learn_sigma=True, scale_shift=True, resample="residual")},
-    "adm-u-256": {"unet": replace(PIXELS, in_channels=6, num_classes=1000, learn_sigma=True)},
-    "consistency-imagenet64": {"unet": replace(PIXELS, num_classes=1000)},
-    "edm-cifar-cond": {"ncsnpp": replace(SCORE, num_classes=10, augment_width=9)},
-    "score-sde-ncsnpp-cifar": {"ncsnpp": replace(SCORE, fourier=True, blur=True, pyramid=True)},
+    "ldm-text": {"network": UNET, "autoencoder": STAGE, "text_encoder": BertConfig(width=32, layers=2, heads=2, head_width=16, mlp=64)},
+    "dit-xl-2": {"network": DiTConfig(4, width=32, depth=2, heads=2, num_classes=1000), "autoencoder": STAGE},
+    "ddpm-cifar": {"network": replace(PIXELS, corner_pad=True, time_shift=1.0, time_cos_first=False)},
+    "iddpm-64-class": {"network": replace(PIXELS, num_classes=1000, learn_sigma=True, scale_shift=True)},
+    "adm-64": {"network": replace(PIXELS, num_classes=1000, learn_sigma=True, scale_shift=True, resample="residual")},
+    "adm-u-256": {"network": replace(PIXELS, in_channels=6, num_classes=1000, learn_sigma=True)},
+    "consistency-imagenet64": {"network": replace(PIXELS, num_classes=1000)},
+    "edm-cifar-cond": {"network": replace(SCORE, num_classes=10, augment_width=9)},
+    "score-sde-ncsnpp-cifar": {"network": replace(SCORE, fourier=True, blur=True, pyramid=True)},
 }
 
 
 def spec(name: str) -> ModelSpec:
-    row, sizes = FAMILIES[name.partition("/")[0]], SIZES[name]
-    side = 16 if not {"autoencoder", "vq"} & {*sizes} else 64
-    return row.model_copy(update={**sizes, "size": side, "multiple": side // 2})
+    """A published family with small networks; "prediction" among them is a field of the spec."""
+    row, sizes = FAMILIES[name.partition("/")[0]], dict(SIZES[name])
+    fields = {"prediction": sizes.pop("prediction")} if "prediction" in sizes else {}
+    side = 64 if "autoencoder" in sizes else 16
+    return row.model_copy(update={**fields, "networks": sizes, "size": side, "multiple": side // 2})
 
 
 def randomised(network: nn.Module, seed: int = 1) -> nn.Module:
@@ -107,18 +110,17 @@ def model(name: str) -> Model:
     row = spec(name)
     torch.manual_seed(2)
     networks = {place: randomised(network) for place, network in row.build().items()}
-    if row.autoencoder:
+    if row.first_stage and row.first_stage.kind == "autoencoder":
         networks["preview"] = randomised(TinyAutoencoder(TinyAutoencoderConfig(width=16)))
-    return Model(row, _tokenizers(row), nn.ModuleDict(networks), safety=SafetyChecker(_safety()))
+    configs = {place: network.config for place, network in networks.items()}
+    return Model(row, _tokenizers(row), Networks(networks, configs), safety=SafetyChecker(_safety()))
 
 
 def _tokenizers(row: ModelSpec) -> dict[str, Tokenizer]:
-    if row.bert:
+    if row.conditioning == "bert":
         return {"text_encoder": wordpiece.bert()}  # pyright: ignore[reportReturnType]
-    clips = {
-        place: tokenizers.published_clip(77) for place, config in (("text_encoder", row.text), ("text_encoder_2", row.text_2)) if config
-    }
-    return clips | ({"text_encoder_3": tokenizers.published_t5()} if row.text_3 else {})
+    clips = {place: tokenizers.published_clip(77) for place, config in row.networks.items() if config.kind == "clip"}
+    return clips | ({"text_encoder_3": tokenizers.published_t5()} if "text_encoder_3" in row.networks else {})
 
 
 def _safety() -> SafetyNetwork:
@@ -128,7 +130,7 @@ def _safety() -> SafetyNetwork:
 
 def changed(of: Model, change: Callable[[str, nn.Module], nn.Module]) -> Model:
     """The same model with other modules in the places of its networks and of its safety checker."""
-    networks = nn.ModuleDict({place: change(place, network) for place, network in of.networks.items()})
+    networks = of.networks.replaced({place: change(place, network) for place, network in of.networks.items()})
     safety = of.safety and SafetyChecker(change("safety_checker", of.safety.network))  # pyright: ignore[reportArgumentType]
     return Model(of.spec, of.tokenizers, networks, safety=safety, words=of.encode.words, file=of.file)
 
@@ -171,7 +173,7 @@ def classifier() -> nn.Module:
 def lora(name: str) -> Mapping[str, torch.Tensor]:
     """A LoRA of rank 2 on the attention of the model's network, in PEFT's names."""
     generator, found = torch.Generator().manual_seed(6), {}
-    root = "transformer" if spec(name).mmdit else "unet"
+    root = "transformer" if spec(name).joint_blocks else "unet"
     for path, module in model(name).networks["network"].named_modules():
         if isinstance(module, nn.Linear) and path.endswith(("to_q", "to_v", "qkv")):
             found[f"{root}.{path}.lora_A.weight"] = torch.randn(2, module.in_features, generator=generator) / 4

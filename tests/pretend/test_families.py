@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from torch import Tensor
-from unnoise.model import Model, Progress
 
 from pretend import models
 from pretend.cases import CASES, here
 from pretend.device import PretendDevice, Wait
+from unnoise.pipeline.model import Model
+from unnoise.pipeline.stages import Progress
 
 AT_EVERY_STEP = "guidance._scale_at copies the scales, guidance._split assigns through masks, and Run._finish asks whether x is finite"
 

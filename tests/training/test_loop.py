@@ -22,7 +22,6 @@ from unnoise.training.objective import Denoising, Objective
 from unnoise.training.recipes import emoji
 from unnoise.training.recipes.captions import CaptionBatches
 from unnoise.training.recipes.draft import Emoji, EmojiBatch
-from weights import named
 
 # Accumulation
 
@@ -152,7 +151,8 @@ def test_sampling_from_the_average_leaves_the_run_as_it_was(tmp_path):
     )
     tiny.assert_equal(tiny.everything(run), before)
     live = run.trainee.model.networks
-    assert live.training and all(p.requires_grad for p in live.parameters())
+    assert all(network.training for network in live.values())
+    assert all(p.requires_grad for _, p in live.named_parameters())
     next(steps)
 
 
@@ -163,7 +163,7 @@ def test_published_weights_are_the_average_in_half_precision(tmp_path):
     list(loop.train(run))
     publish.publish(run, tmp_path / "tiny.safetensors")
     model = unnoise.load(tmp_path / "tiny.safetensors", dtype="float16")
-    for name, p in named(model.networks).items():
+    for name, p in model.networks.named_parameters():
         assert torch.equal(p, run.ema.weights[f"networks.{name}"].half()), name
     live = run.trainee.model
     assert model.spec == live.spec and model.spec.size == 16
