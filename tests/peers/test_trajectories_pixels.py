@@ -35,7 +35,7 @@ def opened(shared: Path, family: str) -> golden_pixels.Golden:
 def denoiser(file: golden_pixels.Golden, clip: bool = False, **spec: Any) -> Denoiser:
     """As the file's spec says, or `spec`: its schedule tells the network the time."""
     told = file.found.spec.model_copy(update=spec)
-    plain = NetworkDenoiser(file.network(), told.schedule.build(), predictions.prediction(told.prediction))
+    plain = NetworkDenoiser(file.network(), told.schedule.build(), predictions.prediction(told.prediction), dtype=torch.float32)
     return Clipped(plain) if clip else plain
 
 

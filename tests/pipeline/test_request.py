@@ -64,7 +64,11 @@ WRONG: dict[str, tuple[type[ArgumentError], dict[str, Any], str]] = {
         {"skip_guidance_layers": "7"},
         "got skip_guidance_layers '7': expected a list of block numbers, such as [7, 8, 9]",
     ),
-    "a block that is no number": (ArgumentError, {"skip_guidance_layers": [7, 1.5]}, "got skip_guidance_layers 1.5: expected whole numbers"),
+    "a block that is no number": (
+        ArgumentError,
+        {"skip_guidance_layers": [7, 1.5]},
+        "got skip_guidance_layers 1.5: expected whole numbers",
+    ),
     "no name": (UnknownName, {"sampler": 3}, "unknown sampler 3: expected the name of a sampler"),
     "no blocks": (
         ArgumentError,
