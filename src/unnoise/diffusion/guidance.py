@@ -75,7 +75,7 @@ def _stack_weak(others: Sequence[Guidance]) -> Weak | None:
 def guidance(
     positive: Cond,
     negative: Cond,
-    scale: float | Tensor,
+    scale: float | Tensor = 1.0,
     *,
     rescale: float | Tensor = 0.0,
     interval: tuple[float, float] = (0.0, 1.0),
