@@ -57,9 +57,9 @@ class Guidance:
     @staticmethod
     def stack(others: Sequence[Guidance]) -> Guidance:
         """Put rows of several requests one after another."""
-        numbers = (torch.cat([getattr(other, name) for other in others]) for name in ("scale", "rescale", "low", "high"))
+        scale, rescale, low, high = (torch.cat([getattr(other, name) for other in others]) for name in ("scale", "rescale", "low", "high"))
         positive, negative = Cond.stack([o.positive for o in others]), Cond.stack([o.negative for o in others])
-        return Guidance(positive, negative, *numbers, weak=_stack_weak(others))
+        return Guidance(positive, negative, scale, rescale, low, high, _stack_weak(others))
 
 
 def _stack_weak(others: Sequence[Guidance]) -> Weak | None:
@@ -75,7 +75,7 @@ def _stack_weak(others: Sequence[Guidance]) -> Weak | None:
 def guidance(
     positive: Cond,
     negative: Cond,
-    scale: float | Tensor,
+    scale: float | Tensor = 1.0,
     *,
     rescale: float | Tensor = 0.0,
     interval: tuple[float, float] = (0.0, 1.0),
