@@ -83,7 +83,7 @@ class ControlNet(Encoder):
             raise ArgumentError(f"got a hint of {tuple(hint.shape[1:])}, expected {expected} for x of {x.shape[2]}x{x.shape[3]}")
         hint = hint.flip(1) if self.control.channel_order == "bgr" else hint
         h = self.enter(x) + self.controlnet_cond_embedding(hint.to(x))
-        kept, middle = self.descend(h, self.embed(t, cond), self.text(cond))
+        kept, middle = self.descend(h, self.embed(x, t, cond), self.text(cond))
         residuals = [zero(picture) for zero, picture in zip(self.controlnet_down_blocks, kept, strict=True)]
         residuals.append(self.controlnet_mid_block(middle))
         return [r.mean((2, 3), keepdim=True) for r in residuals] if self.control.global_pool else residuals

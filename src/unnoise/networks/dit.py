@@ -12,6 +12,7 @@ Module names are those of the authors' checkpoints.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(attention(*self.qkv(x).chunk(3, dim=-1), self.heads))
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.proj(attention(q, k, v, self.heads))
 
 
 class MLP(nn.Module):
@@ -131,12 +133,12 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
-        nn.init.zeros_(self.x_embedder.proj.bias)
+        nn.init.zeros_(cast(Tensor, self.x_embedder.proj.bias))
         embeddings = [self.t_embedder.mlp[0], self.t_embedder.mlp[2], *([self.y_embedder.embedding_table] if self.y_embedder else [])]
         for module in embeddings:
             nn.init.normal_(module.weight, std=0.02)
         for module in [
-            *(block.adaLN_modulation[-1] for block in self.blocks),
+            *(cast(Block, block).adaLN_modulation[-1] for block in self.blocks),
             self.final_layer.adaLN_modulation[-1],
             self.final_layer.linear,
         ]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -71,4 +72,4 @@ class TimestepMLP(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         waves = timestep_embedding(t, self.frequencies)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        return self.mlp(waves.to(cast(nn.Linear, self.mlp[0]).weight.dtype))
