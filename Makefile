@@ -3,6 +3,7 @@
 #   make demo    install, then make pictures with the built-in model
 #   make test    install with the test extras, then every check and every test
 #   make check   the checks alone: style, format, types
+#   make docs    build the documentation with the pages of the interface into site/; a warning is an error
 #   make clean   remove what the two above made
 #
 # constraints.txt pins what CI uses. It pins torch by version only: which build of that version comes (CPU or CUDA, and for which
@@ -13,15 +14,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-TREES := src tests $(wildcard benchmarks examples)
+TREES := src tests website $(wildcard benchmarks examples)
 
-.PHONY: demo test check lint format types fast slow clean
+.PHONY: demo test check lint format types docs fast slow clean
 
 demo: $(VENV)/.installed
 	$(BIN)/unnoise generate "a red apple" "a blue heart" "a black cat" "파란 자동차" --seed 7 --out demo
 	@echo "the pictures are in $(CURDIR)/demo"
 
-test: check fast slow
+test: check docs fast slow
 
 check: lint format types
 
@@ -33,6 +34,9 @@ format: $(VENV)/.installed-test
 
 types: $(VENV)/.installed-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.installed-test
+	$(BIN)/python website/build.py
 
 fast: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto -m "not slow"
@@ -55,5 +59,5 @@ $(VENV)/.installed-test: $(VENV)/.created pyproject.toml constraints.txt
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) build dist demo src/unnoise.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo site src/unnoise.egg-info .pytest_cache .ruff_cache
 	find $(TREES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -60,7 +60,7 @@ def main() -> None:
         contact(model).save(ROOT / "docs" / "images" / "emoji-sheet.png")
 
 
-def measure(model: unnoise.model.Model, data: pictures.Pictures, count: int) -> dict[str, object]:
+def measure(model: unnoise.pipeline.model.Model, data: pictures.Pictures, count: int) -> dict[str, object]:
     figures: dict[str, object] = {
         "model": model.hash,
         "torch": torch.__version__,
@@ -82,7 +82,7 @@ def measure(model: unnoise.model.Model, data: pictures.Pictures, count: int) -> 
     return figures
 
 
-def contact(model: unnoise.model.Model):
+def contact(model: unnoise.pipeline.model.Model):
     """The compositions, and captions of the data set in both languages."""
     captions = [*WANTED, "red apple", "sunflower", "rocket", "pizza", "강아지 얼굴", "딸기", "flag of South Korea", "grinning face"]
     return sheet(model.to_pil(nearest.draw(model, captions)), captions, columns=5)

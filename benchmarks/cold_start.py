@@ -31,7 +31,7 @@ COMMANDS = {
     "import unnoise": ["-c", "import unnoise"],
     "unnoise --help": ["-m", "unnoise", "--help"],
     "import torch": ["-c", "import torch"],
-    "import our library beside torch": ["-c", "import torch, unnoise.model"],
+    "import our library beside torch": ["-c", "import torch, unnoise.pipeline.model"],
     'unnoise generate "a red apple"': ["-m", "unnoise", "generate", "a red apple", "--seed", "7", "--out", "{out}"],
 }
 

@@ -150,7 +150,7 @@ def theirs(family: str, component: str, folder: Path) -> dict[str, Tensor]:
 
 def ours(family: str, component: str, folder: Path) -> dict[str, Tensor]:
     import unnoise
-    from unnoise.checkpoints import opening
+    from unnoise.checkpoints import recognise
     from unnoise.conditioning import Cond
     from unnoise.networks.layers import timestep_embedding
 
@@ -162,7 +162,7 @@ def ours(family: str, component: str, folder: Path) -> dict[str, Tensor]:
         made = model.generate(PROMPTS[0], negative_prompt=PROMPTS[1], latents=given["x"], output_type="latent", seed=0, **HOW, **more)
         return {"latents": made.latents}
     place = {"unet": "network", "vae": "autoencoder"}.get(component, component)
-    network: Any = opening.opened(folder, None, None).parts[place].load(torch.float32)
+    network: Any = recognise.model(folder, None, None).parts[place].load(torch.float32)
     if component.startswith("text"):
         said = network(given["ids"])
         return {"penultimate": said.hidden[-2], "last": said.last, "pooled": said.pooled if said.projected is None else said.projected}

@@ -111,7 +111,7 @@ def train(pictures: Tensor, labels: Tensor) -> dict[str, Any]:
     """The averaged weights of an eps model with label dropout (Ho & Salimans 2022, algorithm 1)."""
     torch.manual_seed(TRAINING["seed"])  # the weights and the network's dropout
     network, chance = unet().train(), torch.Generator().manual_seed(TRAINING["seed"])
-    average, times, loss = EMA(network, TRAINING["ema"]), TimeSampling(), Loss()
+    average, times, loss = EMA(dict(network.named_parameters()), TRAINING["ema"]), TimeSampling(), Loss()
     optimizer = torch.optim.Adam(network.parameters(), lr=TRAINING["lr"])
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, TRAINING["lr"], total_steps=TRAINING["steps"], pct_start=0.05)
     running = 0.0
@@ -127,7 +127,7 @@ def train(pictures: Tensor, labels: Tensor) -> dict[str, Any]:
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         rate.step()
-        average.update(network, step)
+        average.update(step)
         running += 0.001 * (value.item() - running) if step else value.item()
         if step % 500 == 499:
             print(f"step {step + 1}: loss {running:.4f}", flush=True)

@@ -84,10 +84,11 @@ def random(build: Any, config: Any) -> Any:
 
 def write_single(folder: Path, path: Path) -> None:
     """The folder's tensors under CompVis' names, by the layouts that read them."""
-    from unnoise.checkpoints import files, keys, opening
+    from unnoise.checkpoints import keys, recognise
     from unnoise.checkpoints.layouts import first_stage, ldm, numbered, texts
+    from unnoise.checkpoints.store import write
 
-    parts = opening.opened(folder, None, None).parts
+    parts = recognise.model(folder, None, None).parts
     layouts = {
         "network": (ldm.UNET, numbered.unet),
         "autoencoder": (ldm.STAGE, first_stage.autoencoder),
@@ -97,7 +98,7 @@ def write_single(folder: Path, path: Path) -> None:
     for place, (prefix, layout) in layouts.items():
         written = keys.write(layout(parts[place].config), parts[place].load().state_dict())
         tensors |= {prefix + name: value for name, value in written.items()}
-    files.write(path, tensors)
+    write.tensors(path, tensors)
 
 
 def warmed(*paths: Path) -> int:

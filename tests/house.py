@@ -7,12 +7,15 @@ A tree is {"unnoise.diffusion.solvers": source, ...}; every rule returns its com
 from __future__ import annotations
 
 import ast
+import difflib
 import functools
 import importlib
 import inspect
+import io
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +30,7 @@ FLOORS = (
     ("errors", "version"),
     ("conditioning",),
     ("diffusion", "networks"),
+    ("families",),
     ("runtime",),
     ("checkpoints",),
     ("images", "prompts"),
@@ -45,15 +49,38 @@ FLOORS = (
 )
 HEIGHT = {name: height for height, line in enumerate(FLOORS) for name in line}
 
-MODULE_LINES = 400
+MODULE_LINES = 500  # of code: docstrings, comments and empty lines are not counted
 FUNCTION_LINES = 80  # without the docstring
 TYPICAL_LINES, TYPICAL_SHARE = 40, 0.9
-PARAMETERS = 8  # without self and cls
-VERBS = {"generate", "stream", "sample"}  # these take what diffusers' callers know; so does a command, whose parameters are its options
+RECORD_WIDTH = 100  # a longer signature stands in the record with one parameter a line
+
+# Functions that still pack their arguments into dicts, as "file: qualified name". This list only shrinks.
+PACKED = frozenset(
+    {
+        "control: Controlled.forward",
+        "families: _row",
+        "generate: generate",
+        "loading: _nothing",
+        "model: Model._handed_over",
+        "model: Model.stream",
+        "published: _adm",
+        "published: _classifier",
+        "request: _settings",
+        "request: request",
+        "requests: given",
+        "solvers: Solver.with_options",
+    }
+)
+
+# Tests mirror the source; what follows is about no module of one folder.
+CROSSING = {"peers", "pretend"}  # folders of tests that cross all of it
+ABOUT_ALL = {"test_builtin", "test_contributing", "test_docs", "test_examples", "test_house"}
+UNTESTED_ALONE = {"__main__", "errors", "version"}  # single modules without a file of tests: those of others cover them
+THEMES = {"checkpoints/test_refusals", "cli/test_inputs", "networks/test_sizes"}  # named after a theme that a module elsewhere bears too
 
 PEERS = {"diffusers", "transformers", "peft", "k_diffusion", "torch_fidelity"}  # tests compare with them; the package stands alone
 IMPORT_NAMES = {"pillow": "PIL", "opencv-python-headless": "cv2"}  # where a distribution's import is not its name with underscores
-SILENT_EXTRAS = {"test"}  # the package imports nothing of these
+SILENT_EXTRAS = {"docs", "test"}  # the package imports nothing of these
 
 KERNELS = ("scaled_dot_product_attention", "flex_attention", "flash_attn", "xformers")
 KERNEL_HOME = "unnoise.networks.attention"
@@ -181,28 +208,138 @@ def functions(source: str) -> Iterator[tuple[Function, int]]:
             yield node, (node.end_lineno or 0) - node.lineno + 1 - (((doc.end_lineno or 0) - doc.lineno + 1) if doc else 0)
 
 
+def code_lines(source: str) -> int:
+    """How many lines of `source` hold code: not those of docstrings, of comments alone, and empty ones."""
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    spoken: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in silent:
+            spoken.update(range(token.start[0], token.end[0] + 1))
+    return len(spoken - _docstring_lines(source))
+
+
+def _docstring_lines(source: str) -> set[int]:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docs = [node.body[0] for node in ast.walk(ast.parse(source)) if isinstance(node, documented) and ast.get_docstring(node) is not None]
+    return {line for doc in docs for line in range(doc.lineno, (doc.end_lineno or doc.lineno) + 1)}
+
+
 def sizes(sources: Tree) -> list[str]:
-    """Modules and functions that have grown too long, functions that ask for too much."""
+    """Modules and functions that have grown too long."""
     faults, lengths = [], []
     for name, source in sorted(sources.items()):
-        if (lines := len(source.splitlines())) > MODULE_LINES:
-            faults.append(f"{name} has {lines} lines: at most {MODULE_LINES}")
+        if (lines := code_lines(source)) > MODULE_LINES:
+            faults.append(f"{name} has {lines} lines of code: at most {MODULE_LINES}")
         for node, length in functions(source):
             lengths.append(length)
             if length > FUNCTION_LINES:
                 faults.append(f"{name}.{node.name} has {length} lines: at most {FUNCTION_LINES}")
-            if (count := _parameters(node)) > PARAMETERS and node.name not in VERBS and _floor(name) != "cli":
-                faults.append(f"{name}.{node.name} has {count} parameters: at most {PARAMETERS}; group the rest in a dataclass")
     typical = sum(length <= TYPICAL_LINES for length in lengths)
     if typical < TYPICAL_SHARE * len(lengths):
         faults.append(f"{typical} of {len(lengths)} functions have {TYPICAL_LINES} lines or fewer: expected {TYPICAL_SHARE:.0%}")
     return faults
 
 
-def _parameters(node: Function) -> int:
-    a = node.args
-    names = [arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg)))]
-    return len(names) - (names[:1] in (["self"], ["cls"]))
+# Arguments
+
+
+def packed(sources: Tree, record: Iterable[str], allowed: Iterable[str] = ()) -> list[str]:
+    """Functions whose arguments an editor cannot follow, and names in `allowed` that are none of them any more.
+
+    Only a function in the record of public names may take `**x: Any`, or spread a parameter of type `dict[str, Any]` into a call.
+    Nothing may call `locals()`.
+    """
+    public_names = {re.split(r"[( ]", line.removeprefix("class "))[0] for line in record}
+    found: dict[str, list[str]] = {}
+    for name, source in sorted(sources.items()):
+        for qualified, node in qualified_functions(source):
+            is_public = bool({f"{name}.{qualified}", f"{PACKAGE}.{qualified}"} & public_names)
+            if reasons := [*_keyword_packs(node, is_public), *(["calls locals()"] if _calls_locals(node) else [])]:
+                found[f"{name.rsplit('.', 1)[-1]}: {qualified}"] = reasons
+    advice = "name the arguments, or group them in a dataclass"
+    faults = [f"{key} {reason}: {advice}" for key in sorted(found.keys() - set(allowed)) for reason in found[key]]
+    return faults + [f"{key!r} packs no arguments any more: take it off PACKED" for key in sorted(set(allowed) - found.keys())]
+
+
+def qualified_functions(source: str) -> Iterator[tuple[str, Function]]:
+    """Each function by its qualified name, "Class.method" or "outer.inner"."""
+
+    def visit(node: ast.AST, prefix: str) -> Iterator[tuple[str, Function]]:
+        for child in ast.iter_child_nodes(node):
+            named = isinstance(child, Function | ast.ClassDef)
+            inside = f"{prefix}{child.name}." if named else prefix
+            if isinstance(child, Function):
+                yield inside[:-1], child
+            yield from visit(child, inside)
+
+    yield from visit(ast.parse(source), "")
+
+
+def _keyword_packs(node: Function, is_public: bool) -> list[str]:
+    if is_public:
+        return []
+    args = node.args
+    dicts = {arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs) if _is_dict_of_any(arg.annotation)}
+    spread = {word.value.id for call in _own_calls(node) for word in call.keywords if word.arg is None and isinstance(word.value, ast.Name)}
+    kept = args.kwarg if args.kwarg and args.kwarg.arg.strip("_") else None  # `**_` is not read
+    taken = [f"takes **{kept.arg}: Any"] if kept and _is_any(kept.annotation) else []
+    return taken + [f"spreads its dict {name!r} into a call" for name in sorted(spread & dicts)]
+
+
+def _is_any(annotation: ast.expr | None) -> bool:
+    return annotation is None or ast.unparse(annotation) in ("Any", "typing.Any", "object")
+
+
+def _is_dict_of_any(annotation: ast.expr | None) -> bool:
+    return annotation is not None and re.search(r"\b(?:dict|Dict|Mapping|MutableMapping)\[str, Any\]", ast.unparse(annotation)) is not None
+
+
+def _own_calls(node: Function) -> Iterator[ast.Call]:
+    return (child for child in ast.walk(node) if isinstance(child, ast.Call))
+
+
+def _calls_locals(node: Function) -> bool:
+    return any(isinstance(call.func, ast.Name) and call.func.id == "locals" for call in _own_calls(node))
+
+
+# Tests
+
+
+def mirror(sources: Tree, tests: Iterable[str]) -> list[str]:
+    """Tests that do not stand where the name of what they test says; `tests`: paths such as "diffusion/test_grids", without ending.
+
+    Every package has a folder of its name in tests/, every single module a file there, and a file that is named after a module,
+    "test_grids" or "test_grids_of_time", lies in the folder of that module's package.
+    """
+    homes: dict[str, set[str]] = {}  # name of a module or package -> the folders in which its tests may lie
+    for parts in (name.split(".")[1:] for name in sources if "." in name):
+        for depth, part in enumerate(parts):
+            homes.setdefault(part, set()).update({parts[0] if depth else "", *(["/".join(parts[:depth])] if depth else [])})
+    packages = {name.split(".")[1] for name in sources if name.count(".") > 1}
+    files = [tuple(test.rpartition("/")[::2]) for test in sorted(tests)]
+    folders = {folder.split("/")[0] for folder, _ in files} - {""}
+    faults = [f"tests/{folder}: no package {PACKAGE}.{folder} that it mirrors" for folder in sorted(folders - packages - CROSSING)]
+    faults += [f"{PACKAGE}.{name}: no folder tests/{name}" for name in sorted(packages - folders)]
+    single = {name.split(".")[1] for name in sources if name.count(".") == 1} - packages - UNTESTED_ALONE
+    at_top = {name for folder, name in files if not folder}
+    untested = sorted(name for name in single if not any(_named(test, name) for test in at_top))
+    faults += [f"{PACKAGE}.{name}: no file tests/test_{name}.py" for name in untested]
+    for folder, test in files:
+        if folder.split("/")[0] not in CROSSING and f"{folder}/{test}" not in THEMES and not (not folder and test in ABOUT_ALL):
+            faults += _misplaced(folder, test, homes)
+    return faults
+
+
+def _misplaced(folder: str, test: str, homes: Mapping[str, set[str]]) -> list[str]:
+    found = {name: folders for name, folders in homes.items() if _named(test, name)}
+    if any(folder in folders for folders in found.values()) or (folder and not found):
+        return []
+    where = sorted(f"tests/{home}" for folders in found.values() for home in folders if home)
+    return [f"tests/{folder}/{test}.py".replace("//", "/") + f": move it to {' or '.join(where) or 'the folder of a package'}"]
+
+
+def _named(test: str, module: str) -> bool:
+    return test == f"test_{module}" or test.startswith(f"test_{module}_")
 
 
 # Text
@@ -263,33 +400,111 @@ def _lines(name: str, value: Any) -> list[str]:
     if inspect.isclass(value):
         public = {key: getattr(value, key) for key, item in vars(value).items() if key[0] != "_" and _is_method(item)}
         made = (inspect.isfunction(value.__init__) and not getattr(value, "_is_protocol", False)) or issubclass(value, tuple)
-        head = f"class {name}" + (_signature(value) if made else "")  # fields of a dataclass are in its signature
-        return [head, *(f"{name}.{key}" + (_signature(item) if callable(item) else "") for key, item in sorted(public.items()))]
-    return [name + (_signature(value) if callable(value) else "")]
+        head = _entry(f"class {name}", value if made else None)  # fields of a dataclass are in its signature
+        return [*head, *(line for key, item in sorted(public.items()) for line in _entry(f"{name}.{key}", item))]
+    return _entry(name, value)
 
 
 def _is_method(item: Any) -> bool:
     return inspect.isfunction(item) or isinstance(item, property | classmethod | staticmethod | functools.cached_property)
 
 
-def _signature(value: Any) -> str:
-    """Names, kinds and defaults; not the annotations, which Python versions print differently."""
-    signature = inspect.signature(value)
-    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values() if p.name not in ("self", "cls")]
-    return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+def _entry(name: str, value: Any) -> list[str]:
+    """A name with its signature: names, kinds and defaults; not the annotations, which Python versions print differently.
+
+    One line, or one a parameter where that line would be longer than RECORD_WIDTH, so that a change shows as the line that changed.
+    """
+    if not callable(value):
+        return [name]
+    try:
+        signature = inspect.signature(value)
+    except ValueError:  # a class of C has none
+        return [name]
+    bare = [_bare(p) for p in signature.parameters.values() if p.name not in ("self", "cls")]
+    text = str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+    if len(name + text) <= RECORD_WIDTH:
+        return [name + text]
+    return [f"{name}(", *(f"    {line}," for line in _parameter_lines(bare)), ")"]
+
+
+def _bare(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The parameter without its annotation; a default that is a whole record, as settings within settings are, by its class alone."""
+    default, empty = parameter.default, inspect.Parameter.empty
+    short = default if default is empty or len(repr(default)) <= RECORD_WIDTH // 2 else _Short(f"{type(default).__name__}(...)")
+    return parameter.replace(annotation=empty, default=short)
+
+
+class _Short(str):
+    __repr__ = str.__str__
+
+
+def _parameter_lines(parameters: list[inspect.Parameter]) -> Iterator[str]:
+    kinds = inspect.Parameter
+    for before, parameter in zip([None, *parameters], parameters, strict=False):
+        if parameter.kind is kinds.KEYWORD_ONLY and (before is None or before.kind not in (kinds.KEYWORD_ONLY, kinds.VAR_POSITIONAL)):
+            yield "*"
+        yield str(parameter)
 
 
 def drift(recorded: Iterable[str], found: Iterable[str]) -> list[str]:
-    """What the record lacks, and what it still has."""
-    old, new = set(recorded), set(found)
-    return [f"+ {line}" for line in sorted(new - old)] + [f"- {line}" for line in sorted(old - new)]
+    """What stands in only one of two records, each parameter behind the name that it belongs to."""
+    old, new = list(_told_apart(recorded)), list(_told_apart(found))
+    return [line for line in difflib.ndiff(old, new) if line.startswith(("+ ", "- "))]
+
+
+def _told_apart(lines: Iterable[str]) -> Iterator[str]:
+    head = ""
+    for line in lines:
+        head = head if line.startswith((" ", ")")) else line
+        yield line if line == head else f"{head} {line.strip()}"
+
+
+def documented(blocks: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Name and lines of what blocks of Python import from unnoise: a module counts by those of its names that the blocks use."""
+    names = sorted(set().union(*(_imported_names(ast.parse(block)) for block in blocks)))
+    values = [(f"{module}.{name}", getattr(importlib.import_module(module), name)) for module, name in names]
+    return [(name, _entry(f"class {name}" if inspect.isclass(value) else name, value)) for name, value in values]
+
+
+def _imported_names(block: ast.Module) -> set[tuple[str, str]]:
+    """(module, name) for each name of unnoise that a block imports or reaches through an imported module."""
+    names: set[tuple[str, str]] = set()
+    for node in ast.walk(block):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}"
+                if _is_module(module):
+                    names |= {(module, used) for used in _attributes(block, alias.asname or alias.name)}
+                else:
+                    names.add((node.module or "", alias.name))
+    return names
+
+
+def _is_module(name: str) -> bool:
+    base = ROOT.joinpath("src", *name.split("."))
+    return base.is_dir() or base.with_suffix(".py").is_file()
+
+
+def _attributes(block: ast.Module, name: str) -> set[str]:
+    reached = (node for node in ast.walk(block) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name))
+    return {node.attr for node in reached if isinstance(node.value, ast.Name) and node.value.id == name}
+
+
+def shown() -> list[str]:
+    """The Python that readers copy: one text for each page, and one for each example."""
+    import pages
+
+    texts = ["\n".join(block.code for block in pages.blocks(page, "python")) for page in pages.PAGES]
+    return texts + [path.read_text(encoding="utf-8") for path in sorted((ROOT / "examples").glob("*.py"))]
 
 
 def public() -> list[str]:
-    """The surface of unnoise as it is."""
+    """The surface of unnoise as it is, and below it what the documentation and the examples import beside it."""
     import unnoise
 
     lines = surface(unnoise, ["unnoise.model"])
+    for name, entry in documented(shown()):
+        lines += [] if any(line.removeprefix("class ").split("(")[0] == name for line in lines) else entry
     return [*lines, "samplers: " + " ".join(info.name for info in unnoise.samplers())]
 
 

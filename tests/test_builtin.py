@@ -11,7 +11,7 @@ import pytest
 import unnoise
 from unnoise.data import emoji, pictures
 from unnoise.evaluation import nearest
-from unnoise.model import BUILTIN
+from unnoise.pipeline.model import BUILTIN
 
 WEIGHTS = BUILTIN / "emoji.safetensors"
 pytestmark = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the built-in weights are not in this checkout")

@@ -16,7 +16,7 @@ import unnoise
 from peers import tiny
 from unnoise.checkpoints import keys
 from unnoise.checkpoints.layouts import controlnet, diffusers
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import ArgumentError, FileError
 from unnoise.networks.controlnet import ControlNet, ControlNetConfig
 from unnoise.networks.controlnet_mmdit import MMDiTControlNet, MMDiTControlNetConfig

@@ -13,13 +13,13 @@ import typer
 
 import house
 import pages
-from unnoise.checkpoints.families import FAMILIES
 from unnoise.cli.app import VERBS
 from unnoise.data.colours import COLOURS
 from unnoise.diffusion.grids import GRIDS
 from unnoise.diffusion.predictions import PREDICTIONS
 from unnoise.diffusion.schedules import BETAS
 from unnoise.diffusion.solvers import SOLVERS
+from unnoise.families.table import FAMILIES
 from unnoise.images.hints import HINTS
 
 DOCS = house.ROOT / "docs"

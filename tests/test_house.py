@@ -43,6 +43,16 @@ def test_sizes():
     assert house.sizes(SOURCES) == []
 
 
+def test_arguments_can_be_followed():
+    assert house.packed(SOURCES, house.recorded(), house.PACKED) == []
+
+
+@pytest.mark.xfail(reason="the tests of request, inputs, encoding and their like move to tests/pipeline together with the modules")
+def test_tests_mirror_the_source():
+    tests = house.ROOT / "tests"
+    assert house.mirror(SOURCES, [path.relative_to(tests).with_suffix("").as_posix() for path in tests.rglob("test_*.py")]) == []
+
+
 def test_imports_are_declared():
     assert house.undeclared(SOURCES, PROJECT) == []
 
@@ -113,7 +123,12 @@ RING = {
     "unnoise.data.c": "def f():\n    import unnoise.data.a",
 }
 LONG = "def f():\n" + "    x = 1\n" * 80
-NINE = "def f(a, b, c, d, e, f, g, h, *, i): ..."
+NEWLINE = "\n"
+
+
+def packed(sources: house.Tree) -> list[str]:
+    return house.packed(sources, ["unnoise.sample(x, **options)"])
+
 
 PLANTS = {
     "an upward import": (house.upward, {"unnoise.diffusion.grids": "from unnoise.model import load"}, "grids imports unnoise.model"),
@@ -129,10 +144,15 @@ PLANTS = {
     "a room without a floor": (house.upward, {"unnoise.attic.x": ""}, "no floor 'attic'"),
     "code among the weights": (house.upward, {"unnoise.builtin.x": ""}, "no floor 'builtin'"),
     "a cycle": (house.cycles, RING, "unnoise.data.a -> unnoise.data.b -> unnoise.data.c -> unnoise.data.a"),
-    "a long module": (house.sizes, {"unnoise.model": "x = 1\n" * 401}, "401 lines"),
+    "a long module": (house.sizes, {"unnoise.model": "x = 1\n" * 501}, "501 lines of code"),
+    "a module of long texts": (house.sizes, {"unnoise.model": f"x = '''{'word' * 9}{NEWLINE * 500}'''"}, "501 lines of code"),
     "a long function": (house.sizes, {"unnoise.model": LONG}, "81 lines"),
     "long functions everywhere": (house.sizes, {"unnoise.model": LONG * 2}, "0 of 2 functions"),
-    "many parameters": (house.sizes, {"unnoise.model": NINE}, "9 parameters"),
+    "arguments of any name": (packed, {"unnoise.model": "def f(**x: Any): ..."}, "model: f takes **x: Any"),
+    "arguments without a type": (packed, {"unnoise.model": "class A:\n    def f(self, **x): ..."}, "model: A.f takes **x: Any"),
+    "a packed dict": (packed, {"unnoise.model": "def f(x: dict[str, Any] | None):\n    g(**x)"}, "model: f spreads its dict 'x'"),
+    "a packed mapping": (packed, {"unnoise.model": "def f(*, x: Mapping[str, Any]):\n    g(**x)"}, "model: f spreads its dict 'x'"),
+    "locals": (packed, {"unnoise.model": "def sample():\n    g(**locals())"}, "model: sample calls locals()"),
     "a kernel elsewhere": (house.kernels, {"unnoise.networks.dit": "F.scaled_dot_product_attention(q, k, v)"}, "dit names scaled_dot"),
 }
 
@@ -150,12 +170,38 @@ def test_a_planted_violation_is_seen(rule, planted: dict[str, str], expected: st
 def test_what_is_allowed_is_not_reported():
     fine = {
         "unnoise": "from unnoise.model import load",
-        "unnoise.model": "from unnoise.version import __version__\nfrom .diffusion import grids\ndef sample(a, b, c, d, e, f, g, h, i): 0",
+        "unnoise.model": "from unnoise.version import __version__\nfrom .diffusion import grids\ndef sample(**x: Any): f(**x)",
         "unnoise.diffusion.grids": "from unnoise.diffusion.noise import x\nfrom unnoise.errors import ArgumentError",
-        "unnoise.diffusion.noise": 'def f(self, b, c, d, e, f, g, h, i):\n    """' + "doc\n" * 90 + '"""',
+        "unnoise.diffusion.noise": 'def f(self, x: dict[str, int], **y: float):\n    """' + "doc\n" * 400 + '"""\n    g(**y)',
+        "unnoise.diffusion.steps": "# why\n" * 400 + "\n" * 200 + "def f(**_: object): ...",
         "unnoise.cli.app": "import unnoise",
     }
-    assert house.upward(fine) == house.cycles(fine) == house.sizes(fine) == []
+    assert house.upward(fine) == house.cycles(fine) == house.sizes(fine) == packed(fine) == []
+
+
+def test_the_list_of_packed_arguments_only_shrinks():
+    assert house.packed({"unnoise.model": "def f(**x: Any): ..."}, [], ["model: f"]) == []
+    (complaint,) = house.packed({"unnoise.model": "def f(x: int): ..."}, [], ["model: f"])
+    assert "take it off PACKED" in complaint
+
+
+@pytest.mark.parametrize(
+    "test, expected",
+    [
+        ("attic/test_box", "tests/attic: no package unnoise.attic"),
+        ("test_grids", "tests/test_grids.py: move it to tests/diffusion"),
+        ("data/test_grids_of_time", "tests/data/test_grids_of_time.py: move it to tests/diffusion"),
+        ("test_anything", "tests/test_anything.py: move it to the folder of a package"),
+        (None, "unnoise.data: no folder tests/data"),
+        (None, "unnoise.model: no file tests/test_model.py"),
+    ],
+)
+def test_a_test_in_the_wrong_place_is_seen(test: str | None, expected: str):
+    sources = {f"unnoise.{name}": "" for name in ("model", "version", "diffusion.grids", "data.pictures", "data.sets.emoji")}
+    right = ["test_model", "test_house", "diffusion/test_grids", "diffusion/test_orders", "data/test_pictures", "data/sets/test_emoji"]
+    assert house.mirror(sources, [*right, "peers/test_grids", "data/test_sets", "data/test_emoji"]) == []
+    faults = house.mirror(sources, [*right, test] if test else [name for name in right if name in ("test_house", "diffusion/test_grids")])
+    assert any(expected in line for line in faults), faults
 
 
 @pytest.mark.parametrize(
@@ -180,12 +226,35 @@ def test_an_undeclared_import_is_seen(source: str, expected: str):
 def test_a_surprising_public_name_is_seen():
     module = types.ModuleType("planted")
     exec("def kept(a, *, b=1): ...\ndef surprise(x): ...\n__all__ = ['kept', 'surprise']", vars(module))
-    assert house.drift(["planted.kept(a, *, b=2)", "planted.gone()"], house.surface(module)) == [
-        "+ planted.kept(a, *, b=1)",
-        "+ planted.surprise(x)",
+    assert house.drift(["planted.gone()", "planted.kept(a, *, b=2)"], house.surface(module)) == [
         "- planted.gone()",
         "- planted.kept(a, *, b=2)",
+        "+ planted.kept(a, *, b=1)",
+        "+ planted.surprise(x)",
     ]
+
+
+def test_a_long_signature_stands_one_parameter_a_line(monkeypatch):
+    module = types.ModuleType("planted")
+    monkeypatch.setattr(house, "RECORD_WIDTH", 20)
+    code = "def long(first, second=2, *, third=(1, 2), **rest): ...\ndef some(*names, last=1): ...\n__all__ = ['long', 'some']"
+    exec(code, vars(module))
+    lines = house.surface(module)
+    assert lines == [
+        *("planted.long(", "    first,", "    second=2,", "    *,", "    third=(1, 2),", "    **rest,", ")"),
+        *("planted.some(", "    *names,", "    last=1,", ")"),
+    ]
+    changed = [line.replace("second=2", "second=3") for line in lines]
+    assert house.drift(lines, changed) == ["- planted.long( second=2,", "+ planted.long( second=3,"]
+    assert house.drift(lines, [*lines[:1], lines[2], lines[1], *lines[3:]]) != []  # the order of parameters counts
+
+
+def test_what_the_documentation_imports_is_in_the_record():
+    block = "from unnoise.diffusion import noise\nfrom unnoise.diffusion.steps import Past\nimport torch\nnoise.Streams([0])"
+    names = [name for name, _ in house.documented([block])]
+    assert names == ["unnoise.diffusion.noise.Streams", "unnoise.diffusion.steps.Past"]
+    head = [line.removeprefix("class ").split("(")[0] for line in house.recorded()]
+    assert [name for name, _ in house.documented(house.shown()) if name not in head] == []
 
 
 def test_the_surface_shows_fields_methods_and_properties(monkeypatch):

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from unnoise import inputs
 from unnoise.errors import ArgumentError
-from unnoise.inputs import Control
+from unnoise.pipeline import inputs
+from unnoise.pipeline.inputs import Control
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 

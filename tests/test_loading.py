@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 import unnoise
-from unnoise.checkpoints import keys, opening
-from unnoise.checkpoints.families import FAMILIES
+from unnoise.checkpoints import keys, recognise
 from unnoise.checkpoints.layouts import controlnet, first_stage, numbered, texts
 from unnoise.errors import ArgumentError, FileError, UnknownName, UnnoiseError
+from unnoise.families.table import FAMILIES
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
 from unnoise.networks.controlnet import ControlNet, ControlNetConfig
 from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
@@ -122,7 +122,7 @@ def test_channels_that_no_family_gives(tmp_path, channels, said):
 
 def test_the_published_rows_give_their_networks_what_they_want():
     for row in FAMILIES.values():
-        opening.check_channels(row, Path(row.name))
+        recognise.check_channels(row, Path(row.name))
 
 
 def test_heads_that_do_not_divide_say_the_way_out(sd1):

@@ -19,24 +19,24 @@ from safetensors.torch import load_file, save_file
 
 import unnoise
 from unnoise.checkpoints import native
-from unnoise.checkpoints.specs import Defaults, ModelSpec, ScheduleSpec
 from unnoise.diffusion.noise import Streams
 from unnoise.diffusion.solvers import SOLVERS
-from unnoise.encoding import Encoder
 from unnoise.errors import ArgumentError, FileError, NonFiniteError, UnknownName, UnnoiseError
-from unnoise.model import BUILTIN, Model, Progress, Result, arguments
+from unnoise.families.spec import Defaults, ModelSpec, ScheduleSpec
 from unnoise.networks import tokenizers
 from unnoise.networks.dit import DiTConfig
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.unet import UNetConfig
-from unnoise.request import ARGUMENTS, OUTPUT_TYPES
+from unnoise.pipeline.encoding import Encoder
+from unnoise.pipeline.model import BUILTIN, Model, Progress, Result, arguments
+from unnoise.pipeline.request import ARGUMENTS, OUTPUT_TYPES
 
 BACKBONES = {
-    "unet": {"unet": UNetConfig(3, 3, widths=(32, 32), blocks=1, depths=(0, 1), heads=2, context_width=0, pooled_width=16, patch=2)},
-    "draft": {"unet": UNetConfig(6, 3, widths=(32,), blocks=1, depths=(0,), mid_depth=0, context_width=0, pooled_width=16, patch=4)},
-    "dit": {"dit": DiTConfig(3, patch=4, width=32, depth=1, heads=2, learn_sigma=False, context_width=16, pooled_width=16)},
+    "unet": UNetConfig(3, 3, widths=(32, 32), blocks=1, depths=(0, 1), heads=2, context_width=0, pooled_width=16, patch=2),
+    "draft": UNetConfig(6, 3, widths=(32,), blocks=1, depths=(0,), mid_depth=0, context_width=0, pooled_width=16, patch=4),
+    "dit": DiTConfig(3, patch=4, width=32, depth=1, heads=2, learn_sigma=False, context_width=16, pooled_width=16),
 }
-LEARNED = {"sigma": {"dit": DiTConfig(3, patch=4, width=32, depth=1, heads=2, learn_sigma=True, context_width=16, pooled_width=16)}}
+LEARNED = {"sigma": DiTConfig(3, patch=4, width=32, depth=1, heads=2, learn_sigma=True, context_width=16, pooled_width=16)}
 PROMPTS = ["a red apple", "파란 자동차", "a black cat"]
 
 
@@ -46,7 +46,9 @@ def write(path: Path, backbone: str = "unet", dtype: torch.dtype = torch.float32
     text = CLIPTextConfig(
         tokenizer.pieces.get_vocab_size(), 12, 16, layers=1, heads=2, mlp=32, projection=48 * (backbone == "draft"), end_token=tokenizer.end
     )
-    spec = ModelSpec(name="tiny", size=16, multiple=4, text=text, **{**BACKBONES, **LEARNED}[backbone], **more)
+    spec = ModelSpec(
+        name="tiny", size=16, multiple=4, networks={"text_encoder": text, "network": {**BACKBONES, **LEARNED}[backbone]}, **more
+    )
     generator = torch.Generator().manual_seed(5)
     shapes = {name: p.shape for name, p in spec.build("meta").named_parameters()}
     native.save(path, spec, tokenizer, {name: (torch.randn(shape, generator=generator) / 8).to(dtype) for name, shape in shapes.items()})
@@ -126,7 +128,7 @@ def test_generate_is_the_end_of_the_stream(model):
 
 def test_generate_holds_one_step_at_a_time(unet, monkeypatch):
     """And the one that is being made: a thousand steps are not a thousand states."""
-    import unnoise.model as module
+    import unnoise.pipeline.model as module
 
     made, alive = [], []
 
@@ -439,7 +441,7 @@ def test_a_new_file_is_for_everyone_that_the_users_files_are_for(unet, tmp_path)
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full disk", "Ctrl-C"])
 def test_a_save_that_fails_leaves_the_old_file(unet, tmp_path, monkeypatch, error):
-    from unnoise.checkpoints import files as written
+    from unnoise.checkpoints.store import write as written
 
     path = tmp_path / "model.safetensors"
     unet.save(path)
@@ -489,8 +491,8 @@ CHANGED = {
     "no description": (lambda w, h: h.pop("spec") and None, "its description is not understood"),
     "a description of a later version": (lambda w, h: h.update(spec=h["spec"].replace('"size"', '"sizes"')), "sizes"),
     "no backbone": (
-        lambda w, h: h.update(spec=json.dumps({**json.loads(h["spec"]), "unet": None})),
-        "exactly one of unet, dit, mmdit, ncsnpp, got none",
+        lambda w, h: h.update(spec=json.dumps({**json.loads(h["spec"]), "networks": {}})),
+        "expected a network that denoises in the place 'network'",
     ),
     "no tokenizer": (lambda w, h: h.pop("tokenizer") and None, "its tokenizer is not understood"),
 }
@@ -568,7 +570,7 @@ def test_what_names_no_model(wrong):
 
 @pytest.mark.parametrize("name", ["emoji", "", "folder/model.ckpt"])
 def test_an_unknown_model_where_none_is_known(name, monkeypatch, tmp_path):
-    import unnoise.loading as module
+    import unnoise.pipeline.loading as module
 
     monkeypatch.setattr(module, "BUILTIN", tmp_path)
     with pytest.raises(UnnoiseError) as refused:

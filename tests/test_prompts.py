@@ -10,7 +10,7 @@ import torch
 
 from unnoise.errors import ArgumentError
 from unnoise.networks.tokenizers import Tokenizer, published_clip, published_t5
-from unnoise.prompts import BREAK, Chunked, LoraTag, Piece, chunk, loras, parse, weighted
+from unnoise.pipeline.prompts import BREAK, Chunked, LoraTag, Piece, chunk, loras, parse, weighted
 
 
 def recorded(shared: Path, name: str) -> list[dict]:

@@ -12,10 +12,11 @@ import torch
 
 import unnoise
 from unnoise import adapting
-from unnoise.checkpoints import families, native
+from unnoise.checkpoints import native
 from unnoise.errors import ArgumentError
-from unnoise.model import BUILTIN
-from unnoise.request import MORE, READ_BY, Request, request
+from unnoise.families import table
+from unnoise.pipeline.model import BUILTIN
+from unnoise.pipeline.request import MORE, READ_BY, Request, request
 
 
 @pytest.mark.parametrize(
@@ -92,13 +93,13 @@ SETTINGS: dict[str, Any] = {
 def asked(kind: str, **given: Any) -> Request:
     """Of a published family, without its weights."""
     own: dict[str, Any] = {"labels": {"class_labels": 3}, "label_tokens": {"class_labels": 3}, "none": {}}.get(kind, {"prompt": "an apple"})
-    return request(families.FAMILIES[NAMES[kind]], **{"prompt": None, **SETTINGS, **own, **given}, unknown={})
+    return request(table.FAMILIES[NAMES[kind]], **{"prompt": None, **SETTINGS, **own, **given}, unknown={})
 
 
 def test_every_argument_of_the_table_is_tried() -> None:
     assert GIVEN.keys() == READ_BY.keys()
     for kind, name in NAMES.items():
-        assert families.FAMILIES[name].conditioning == kind
+        assert table.FAMILIES[name].conditioning == kind
 
 
 @pytest.mark.parametrize("kind", NAMES)

@@ -17,25 +17,25 @@ from unnoise.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from unnoise import errors
-    from unnoise.classifiers import load_classifier
-    from unnoise.controls import load_control
     from unnoise.diffusion import schedules
     from unnoise.diffusion.sampling import sample
     from unnoise.diffusion.solvers import samplers
-    from unnoise.inputs import Control
-    from unnoise.loading import inspect, load, models
+    from unnoise.pipeline.classifiers import load_classifier
+    from unnoise.pipeline.controls import load_control
+    from unnoise.pipeline.inputs import Control
+    from unnoise.pipeline.loading import inspect, load, models
 
 __all__ = ["Control", "errors", "inspect", "load", "load_classifier", "load_control", "models", "sample", "samplers", "schedules"]
 
 # public name -> the module that holds it; a name that is itself a module maps to that module
 _HOMES = {
     "errors": "unnoise.errors",
-    "Control": "unnoise.inputs",
-    "inspect": "unnoise.loading",
-    "load": "unnoise.loading",
-    "load_classifier": "unnoise.classifiers",
-    "load_control": "unnoise.controls",
-    "models": "unnoise.loading",
+    "Control": "unnoise.pipeline.inputs",
+    "inspect": "unnoise.pipeline.loading",
+    "load": "unnoise.pipeline.loading",
+    "load_classifier": "unnoise.pipeline.classifiers",
+    "load_control": "unnoise.pipeline.controls",
+    "models": "unnoise.pipeline.loading",
     "sample": "unnoise.diffusion.sampling",
     "samplers": "unnoise.diffusion.solvers",
     "schedules": "unnoise.diffusion.schedules",

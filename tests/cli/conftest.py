@@ -36,7 +36,7 @@ def fake(monkeypatch, command) -> Callable[..., Outcome]:
     """The command over a model that needs no torch."""
     for name, value in fake_library.NAMES.items():
         monkeypatch.setitem(vars(unnoise), name, value)
-    monkeypatch.setitem(sys.modules, "unnoise.model", fake_library.module())
+    monkeypatch.setitem(sys.modules, "unnoise.pipeline.model", fake_library.module())
     return command
 
 
@@ -46,7 +46,7 @@ def tiny(tmp_path_factory) -> Path:
     import torch
 
     from unnoise.checkpoints import native
-    from unnoise.checkpoints.specs import ModelSpec
+    from unnoise.families.spec import ModelSpec
     from unnoise.networks import tokenizers
     from unnoise.networks.dit import DiTConfig
     from unnoise.networks.text import CLIPTextConfig
@@ -55,7 +55,7 @@ def tiny(tmp_path_factory) -> Path:
     vocab = tokenizer.pieces.get_vocab_size()
     text = CLIPTextConfig(vocab=vocab, length=16, width=32, layers=1, heads=2, mlp=64, end_token=tokenizer.end)
     dit = DiTConfig(3, patch=8, width=32, depth=1, heads=2, learn_sigma=False, context_width=32, pooled_width=32)
-    spec = ModelSpec(name="tiny", dit=dit, text=text)
+    spec = ModelSpec(name="tiny", networks={"network": dit, "text_encoder": text})
     weights = {name: torch.randn(p.shape) / 20 for name, p in spec.build("meta").named_parameters()}
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     native.save(path, spec, tokenizer, weights)

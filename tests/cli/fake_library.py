@@ -128,8 +128,8 @@ NAMES = {"load": load, "samplers": lambda: [SamplerInfo()], "models": lambda: [M
 
 
 def module() -> types.ModuleType:
-    """What `unnoise.model` offers the command."""
-    stand_in = types.ModuleType("unnoise.model")
+    """What `unnoise.pipeline.model` offers the command."""
+    stand_in = types.ModuleType("unnoise.pipeline.model")
     stand_in.arguments = arguments
     return stand_in
 
@@ -142,7 +142,7 @@ def environment(**more: str) -> dict:
 
 if __name__ == "__main__":
     vars(unnoise).update(NAMES)
-    sys.modules["unnoise.model"] = module()
+    sys.modules["unnoise.pipeline.model"] = module()
     from unnoise.cli import main
 
     main()

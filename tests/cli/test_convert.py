@@ -47,14 +47,14 @@ def test_a_refusal_is_one_line(file, tmp_path):
 
 def test_a_model_in_another_layout(tmp_path):
     """Single file, folder, single file: the same tensors, each as it was stored."""
-    from checkpoints.test_saving import assert_same, built, family
-    from unnoise.checkpoints import saving
+    from checkpoints.test_save import assert_same, built, family
+    from unnoise.checkpoints import save
 
     spec = family("sd1")
     networks = built(spec, torch.float16)
     networks["autoencoder"].float()  # a file may mix precisions
     first, folder, again = (tmp_path / name for name in ("sd1.safetensors", "sd1", "again.safetensors"))
-    saving.save(first, spec, networks, "ldm")
+    save.model(first, spec, networks, "ldm")
     ran = command(first, folder, "--layout", "diffusers")
     assert (ran.returncode, ran.stdout) == (0, f"{folder} in the layout diffusers\n"), ran.stderr
     ran = command(folder, again, "--layout", "ldm", "--json")

@@ -85,12 +85,12 @@ def test_a_loss_that_is_not_finite(command, tmp_path, monkeypatch):
 
 
 def test_a_full_disk(command, tmp_path, monkeypatch):
-    from unnoise.checkpoints import files
+    from unnoise.checkpoints.store import write
 
     def full(tensors, path, metadata=None):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(write, "save_file", full)
     outcome = command("train", tiny.recipe(tmp_path, **TINY), "--quiet")
     assert is_refusal(outcome) and "No space left on device" in outcome.err and "step-00000002" in outcome.err
 

@@ -141,8 +141,8 @@ def test_a_missing_package_is_named_with_the_pip_line(monkeypatch, tmp_path, pac
 
 
 def test_an_interrupted_build_is_not_taken_for_a_whole_one(entries, monkeypatch, tmp_path):
-    from unnoise.training import setup
-    from unnoise.training.config import TrainConfig
+    from unnoise.training.recipes import emoji as recipe
+    from unnoise.training.recipes.emoji_config import TrainConfig
 
     def stopped(*paths):
         raise KeyboardInterrupt
@@ -153,5 +153,5 @@ def test_an_interrupted_build_is_not_taken_for_a_whole_one(entries, monkeypatch,
         patch.setattr(emoji.os, "replace", stopped)
         with pytest.raises(KeyboardInterrupt):
             emoji.build(tmp_path / "emoji")
-    folder = setup._folder(TrainConfig(name="x", output_dir=tmp_path))
+    folder = recipe._folder(TrainConfig(name="x", output_dir=tmp_path))
     assert len([json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]) == 5

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unnoise.checkpoints import files
+from unnoise.checkpoints.store import write
 from unnoise.errors import ArgumentError, FileError
 from unnoise.evaluation.aesthetics import AestheticHead, scores
 from unnoise.images.safety import clip_pixels
@@ -25,7 +25,7 @@ def released(shared: Path, tower: str) -> dict[str, torch.Tensor]:
 def test_a_released_head(shared: Path, tmp_path: Path, tower: str) -> None:
     """Scores are the linear layer of embeddings of length 1, and ratings of the scale of ten for directions that CLIP could give."""
     weights = released(shared, tower)
-    files.write(tmp_path / "head.safetensors", weights)
+    write.tensors(tmp_path / "head.safetensors", weights)
     head = AestheticHead.load(tmp_path / "head.safetensors")
     assert head.tower == tower and head.width == HEADS[tower] == VISION[tower].projection
     embeddings = 7 * torch.randn(5, head.width)
@@ -51,7 +51,7 @@ def test_other_widths_are_refused(shared: Path) -> None:
     [{"weight": torch.zeros(1, 640), "bias": torch.zeros(1)}, {"weight": torch.zeros(1, 768)}, {"layers.0.weight": torch.zeros(1024, 768)}],
 )
 def test_other_files_are_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    files.write(tmp_path / "x.safetensors", tensors)
+    write.tensors(tmp_path / "x.safetensors", tensors)
     with pytest.raises(FileError, match="is not an aesthetic head: got"):
         AestheticHead.load(tmp_path / "x.safetensors")
 

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import nn
 
 from evaluation.sizes import SIZES
-from unnoise.checkpoints.published import FAMILIES, PUBLISHED, published
 from unnoise.errors import UnknownName
 from unnoise.evaluation import compare
+from unnoise.families.papers import FAMILIES, PUBLISHED, published
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
 from unnoise.networks.dit import DiTConfig
 

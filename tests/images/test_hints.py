@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
-from unnoise.checkpoints import files
+from unnoise.checkpoints.store import write
 from unnoise.errors import ArgumentError, FileError, MissingExtra, UnknownName
 from unnoise.images import annotators
 from unnoise.images.hints import HINTS, hint
@@ -126,12 +126,12 @@ def test_a_file_gives_its_network_back(kind: str, tmp_path: Path) -> None:
     weights = {name.removeprefix("layers."): value for name, value in network.state_dict().items()}
     weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     extra = {"backbone.embeddings.mask_token": torch.zeros(1, 64)} if kind == "depth" else {}
-    files.write(tmp_path / "a.safetensors", {**weights, **extra})
+    write.tensors(tmp_path / "a.safetensors", {**weights, **extra})
     loaded = annotators.load(kind, tmp_path / "a.safetensors")
     assert loaded.kind == kind and type(loaded.network) is type(network) and not loaded.network.training
     for name, value in loaded.network.state_dict().items():
         assert torch.equal(value, weights[name.removeprefix("layers.")].to(value.dtype))
-    files.write(tmp_path / "b.safetensors", {"layer.weight": torch.zeros(2)})
+    write.tensors(tmp_path / "b.safetensors", {"layer.weight": torch.zeros(2)})
     with pytest.raises((FileError, ArgumentError), match=r"does not fit|expected those of"):
         annotators.load(kind, tmp_path / "b.safetensors")
 
@@ -144,7 +144,7 @@ def test_an_unknown_annotator() -> None:
 def test_mlsd_on_a_photograph(shared: Path, tmp_path: Path) -> None:
     """The released weights, converted: the edge of the table in the toy car's picture is among the lines."""
     weights = torch.load(shared / "weights/annotators/mlsd_tiny_512_fp32.pth", weights_only=True)
-    files.write(tmp_path / "mlsd.safetensors", weights)
+    write.tensors(tmp_path / "mlsd.safetensors", weights)
     with Image.open(shared / "data/dreambooth_mini/rc_car/02.jpg") as photograph:
         made = hint("mlsd", photograph, str(tmp_path / "mlsd.safetensors"))
         lines = values(made.resize((512, 512), Image.Resampling.BOX))[..., 0] > 40

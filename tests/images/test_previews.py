@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from networks.test_taesd import photograph, psnr, taef2
-from unnoise.checkpoints.families import FAMILIES
 from unnoise.errors import ArgumentError, NonFiniteError
+from unnoise.families.table import FAMILIES
 from unnoise.images.previews import SD, SD3, SDXL, SPACES, Factors, factors, fit, preview, strongest
 from unnoise.networks.taesd import TinyAutoencoder, TinyAutoencoderConfig
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from networks import golden_latents, golden_sd3
 from networks.golden import Tensors
 from unnoise.checkpoints.layouts import controlnet
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.networks.controlnet import ControlNet
 from unnoise.networks.controlnet_mmdit import MMDiTControlNet
 from unnoise.networks.mmdit import MMDiT

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from networks import golden, golden_pixels
 from unnoise import schedules
-from unnoise.checkpoints.families import FAMILIES
 from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions
+from unnoise.families.table import FAMILIES
 from unnoise.runtime.denoise import NetworkDenoiser
 
 

@@ -9,10 +9,10 @@ import torch
 
 from networks import golden
 from networks.golden_pixels import Golden
-from unnoise.checkpoints import opening
+from unnoise.checkpoints import recognise
+from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.layouts import controlnet
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 
 # What a fixture is that its small sizes do not show: the refiner's vector is told by its published width
 FILES = {"sdxl/refiner": {"family": "sdxl-refiner"}}
@@ -34,7 +34,7 @@ def read(folder: Path, **file: Any) -> Golden:
     """file: what the caller says of the whole file, such as ema=False."""
     io, _, record = golden.read(folder)
     told = {**FILES.get(f"{folder.parent.name}/{folder.name}", {}), **file}
-    found = opening.recognise(Weights.open(folder / "weights.safetensors"), {"network": hints(arguments(record)), "file": told})
+    found = recognise.single_file(Weights.open(folder / "weights.safetensors"), {"network": hints(arguments(record)), "file": told})
     return Golden(found, io, record)
 
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 
 from networks import golden
-from unnoise.checkpoints import opening
+from unnoise.checkpoints import recognise
+from unnoise.checkpoints.found import Found, Part
 from unnoise.checkpoints.layouts import adm
-from unnoise.checkpoints.parts import Found, Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.networks.classifier import Classifier
 
 ARGUMENTS = {"num_heads": "heads", "num_head_channels": "head_width"}  # the authors' words for what shapes do not show
@@ -47,7 +47,7 @@ def read(folder: Path, prefix: str = "", **file: Any) -> Golden:
     """prefix: of this network where a fixture holds several. file: what the caller says of the whole file."""
     io, _, record = golden.read(folder)
     weights = Weights.open(folder / "weights.safetensors").prefixed(prefix)
-    return Golden(opening.recognise(weights, {"network": hints(arguments(record)), "file": file}), io, record)
+    return Golden(recognise.single_file(weights, {"network": hints(arguments(record)), "file": file}), io, record)
 
 
 def classifier(folder: Path, prefix: str = "", order: Any = "head qkv d") -> Classifier:

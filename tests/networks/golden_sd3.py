@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unnoise.checkpoints import opening
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints import recognise
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.networks.mmdit import MMDiT
 
 
@@ -41,7 +41,7 @@ def read(folder: Path) -> tuple[Golden, MMDiT]:
     weights = load_file(folder.parent / "mmdit_sd3_medium.safetensors")
     if folder.name != "mmdit_medium":
         weights |= load_file(folder.parent / f"{folder.name}_changed.safetensors")
-    found = opening.recognise(Weights.open(weights), {})
+    found = recognise.single_file(Weights.open(weights), {})
     assert tuple(found.parts) == ("network",)
     mmdit = found.parts["network"].load(torch.float32)
     assert isinstance(mmdit, MMDiT)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from networks import golden
-from unnoise.checkpoints import opening
+from unnoise.checkpoints import recognise
 from unnoise.errors import ArgumentError
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig, Posterior, transposed
 from unnoise.networks.blocks import Upsample
@@ -21,7 +21,7 @@ SMALL = AutoencoderConfig(widths=(16, 16, 32, 32), blocks=1, groups=8)
 def load(folder: Path, config: AutoencoderConfig) -> tuple[Autoencoder, golden.Tensors, dict]:
     """Scale and shift are the family's: they stand in `config`."""
     io, _, record = golden.read(folder)
-    part = opening.part(folder / "weights.safetensors", "autoencoder")
+    part = recognise.part(folder / "weights.safetensors", "autoencoder")
     assert replace(part.config, scale=config.scale, shift=config.shift) == config
     autoencoder = replace(part, config=config).load(torch.float32)
     assert isinstance(autoencoder, Autoencoder)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from unnoise.checkpoints import keys
+from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.layouts import bert as layouts
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
 from unnoise.networks import wordpiece
 from unnoise.networks.bert import BertConfig, BertEncoder
@@ -45,7 +45,7 @@ def test_either_file_is_read_and_written(layout) -> None:
     weights = Weights.open(file)
     config = layouts.bert_config(weights.shapes, {"head_width": 4})
     assert config == TINY
-    loaded = Part(BertEncoder, config, layout(config), weights).load()
+    loaded = Part(config, layout(config), weights).load()
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from networks import golden
 from unnoise.checkpoints.layouts import ldm, texts
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import ArgumentError
 from unnoise.networks.t5 import T5Config, T5Encoder
 from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder

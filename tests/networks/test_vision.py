@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unnoise.checkpoints.opening import SAFETY
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.found import Part
+from unnoise.checkpoints.recognise import SAFETY
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import ArgumentError
-from unnoise.networks.vision import VISION, CLIPVisionConfig, CLIPVisionEncoder, SafetyNetwork, cosines
+from unnoise.networks.vision import VISION, CLIPVisionConfig, CLIPVisionEncoder, SafetyConfig, SafetyNetwork, cosines
 
 TINY = CLIPVisionConfig(image=28, patch=14, width=32, layers=2, heads=2, mlp=48, projection=24)
 
@@ -40,7 +40,7 @@ def test_the_safety_checkers_names() -> None:
 def test_old_files_carry_numbers_that_nobody_reads() -> None:
     network = SafetyNetwork(TINY)
     old = {**network.state_dict(), "vision_model.vision_model.embeddings.position_ids": torch.arange(5)[None]}
-    again = Part(SafetyNetwork, TINY, SAFETY, Weights.open(old)).load()
+    again = Part(SafetyConfig(TINY), SAFETY, Weights.open(old)).load()
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())
 
 

@@ -19,7 +19,7 @@ OPTIONS = {True: "vq.image", False: "vq.image_noquant"}
 
 def cin(folder: Path) -> tuple[golden.Tensors, VQAutoencoder, dict]:
     opened = golden_latents.read(folder / "golden/ldm/cin")
-    assert opened.found.spec.vq == TINY
+    assert opened.found.spec.first_stage == TINY
     return opened.io, golden_latents.part(opened, "autoencoder"), opened.record
 
 

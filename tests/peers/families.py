@@ -18,7 +18,7 @@ from torch import Tensor
 import unnoise
 from peers import tiny
 from unnoise.diffusion.noise import Streams
-from unnoise.model import Model
+from unnoise.pipeline.model import Model
 
 LOG = logging.getLogger("peers")  # the figures, for `pytest -o log_cli=true --log-cli-level=INFO`
 SEED = 3

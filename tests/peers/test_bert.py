@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.layouts.bert import bert_config, diffusers_bert
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.networks import wordpiece
-from unnoise.networks.bert import BertEncoder
 
 TEXTS = (
     "A virus monster is playing guitar, oil on canvas",
@@ -34,7 +33,7 @@ def test_it_gives_what_diffusers_gives(one_thread: None) -> None:
         nn.init.normal_(p, 1.0 if p.dim() == 1 else 0.0, 0.2 if p.dim() == 1 else p[0].numel() ** -0.5)
     weights = Weights.open(peer.state_dict())
     ours = bert_config(weights.shapes, {"head_width": 4})
-    mine = Part(BertEncoder, ours, diffusers_bert(ours), weights).load()
+    mine = Part(ours, diffusers_bert(ours), weights).load()
     ids = torch.randint(60, (2, 11))
     with torch.no_grad():
         expected = peer(ids).last_hidden_state

@@ -15,7 +15,7 @@ from peers import test_sd3 as sd3
 from peers.replay import replay
 from unnoise.checkpoints.layouts import controlnet
 from unnoise.checkpoints.layouts import diffusers as layouts
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions, schedules
 from unnoise.diffusion.grids import grid

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unnoise.checkpoints import opening
-from unnoise.checkpoints.layouts import diffusers_pixels
+from unnoise.checkpoints import recognise
+from unnoise.checkpoints.folder import configs
 from unnoise.conditioning import Cond
 from unnoise.errors import FileError
+from unnoise.networks.dit import DiTConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES: dict[str, Any] = {"sample_size": 16, "block_out_channels": (32, 64), "layers_per_block": 1}
@@ -56,7 +57,7 @@ def test_ddpm(diffusers: Any, tmp_path: Path, old: bool) -> None:
             tensors = {name.replace(f".{new}.", f".{older}."): tensor for name, tensor in tensors.items()}
         assert any(".query." in name for name in tensors)
         save_file(tensors, file)
-    found = opening.opened(tmp_path)
+    found = recognise.model(tmp_path)
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([0, 731])
     assert_same(found.parts["network"].load()(x, t), peer(x, t).sample)
     spec = found.spec
@@ -75,7 +76,7 @@ def test_consistency_models(diffusers: Any, tmp_path: Path) -> None:
     style |= {"attn_norm_num_groups": 32}
     peer = randomised(diffusers.UNet2DModel(**SIZES, **blocks, **style, num_class_embeds=6))
     diffusers.ConsistencyModelPipeline(peer, diffusers.CMStochasticIterativeScheduler()).save_pretrained(tmp_path)
-    found = opening.opened(tmp_path)
+    found = recognise.model(tmp_path)
     x, t, labels = torch.randn(2, 3, 16, 16), torch.tensor([-1553.6, 1095.5]), torch.tensor([5, 0])
     assert_same(found.parts["network"].load()(x, t, Cond(labels=labels)), peer(x, t, labels).sample)
     assert (found.spec.prediction, found.spec.schedule.time_scale, found.spec.conditioning) == ("consistency", 250, "labels")
@@ -110,7 +111,7 @@ def as_its_authors(peer: Any) -> Any:
 @torch.no_grad()
 def test_dit_follows_its_authors_where_diffusers_deviates(diffusers: Any, tmp_path: Path) -> None:
     """Guidance of three channels of four, and the learned variance, are the authors' too, where diffusers guides all and drops it."""
-    peer, found = dit(diffusers, tmp_path), opening.opened(tmp_path)
+    peer, found = dit(diffusers, tmp_path), recognise.model(tmp_path)
     network = found.parts["network"].load()
     x, t, labels = torch.randn(3, 4, 8, 8), torch.tensor([0, 250, 999]), torch.tensor([0, 6, 7])
     mine, theirs = network(x, t, Cond(labels=labels)), peer(x, t, labels).sample
@@ -118,7 +119,7 @@ def test_dit_follows_its_authors_where_diffusers_deviates(diffusers: Any, tmp_pa
     assert_same(mine, as_its_authors(peer)(x, t, labels).sample)
     spec = found.spec
     assert (spec.guided_channels, spec.null_label, spec.size, spec.prediction) == (3, 7, 64, "eps")
-    assert spec.dit is not None and spec.dit.learn_sigma
+    assert isinstance(spec.network, DiTConfig) and spec.network.learn_sigma
 
 
 def test_a_dit_whose_blocks_were_trained_apart_is_refused(diffusers: Any, tmp_path: Path) -> None:
@@ -127,10 +128,10 @@ def test_a_dit_whose_blocks_were_trained_apart_is_refused(diffusers: Any, tmp_pa
         peer.transformer_blocks[2].norm1.emb.timestep_embedder.linear_1.bias.add_(1)
     peer.save_pretrained(tmp_path / "transformer")
     with pytest.raises(FileError, match="block 2 has another timestep_embedder"):
-        opening.opened(tmp_path)
+        recognise.model(tmp_path)
 
 
 def test_blocks_that_no_family_has_are_refused() -> None:
     config = {"down_block_types": ["SkipDownBlock2D"], "block_out_channels": [32], "time_embedding_type": "fourier"}
     with pytest.raises(FileError, match="this UNet2DModel has 'SkipDownBlock2D'"):
-        diffusers_pixels.unet2d_config(config)
+        configs.UNET_2D.read(config)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import unnoise
 from peers.families import PROMPT, half, pair, picture
 from unnoise.errors import NonFiniteError
-from unnoise.model import Model
+from unnoise.pipeline.model import Model
 from unnoise.runtime import first_stage
 
 pytest.importorskip("diffusers")
@@ -100,8 +100,7 @@ class Breaks(nn.Module):
 
 
 def broken(model: Model, **places: nn.Module) -> Model:
-    networks = nn.ModuleDict({**model.networks, **places})
-    return Model(model.spec, model.tokenizers, networks, file=model.file)
+    return Model(model.spec, model.tokenizers, model.networks.replaced(places), file=model.file)
 
 
 def test_latents_that_are_not_finite_name_the_component_and_the_step(models: Models):

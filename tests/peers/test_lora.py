@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from peers import tiny
-from unnoise.checkpoints import adapters, embeddings, keys
+from unnoise.checkpoints import keys
+from unnoise.checkpoints.adapters import files, words
 from unnoise.checkpoints.layouts import diffusers as layouts
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.conditioning import Cond
 from unnoise.networks.mmdit import MMDiT
 from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
@@ -87,8 +88,8 @@ def test_peft(unets: tuple[UNet, nn.Module], kind: str, scale: float, tmp_path: 
     state = {f"unet.{key}": value.contiguous() for key, value in peft.get_peft_model_state_dict(peer).items()}
     described = {f"unet.{key}": sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
     save_file(state, tmp_path / "a.safetensors", metadata={"lora_adapter_metadata": json.dumps(described, default=str)})
-    adapter = adapters.read(Weights.open(tmp_path / "a.safetensors"), {"network": mine})
-    on = adapters.apply({"network": mine}, [(adapter, scale)])["network"]
+    adapter = files.read(Weights.open(tmp_path / "a.safetensors"), {"network": mine})
+    on = files.apply({"network": mine}, [(adapter, scale)])["network"]
     x, t, tokens = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 5, 12)
     expected = peer(x, t, tokens).sample
     assert (expected - mine(x, t, Cond(tokens))).abs().max() > 0.01 * expected.abs().max()
@@ -100,8 +101,8 @@ def test_loha_of_peft(unets: tuple[UNet, nn.Module], tmp_path: Path) -> None:
     mine, peer = unets
     wrapped = peft.get_peft_model(peer, peft.LoHaConfig(r=3, alpha=2, target_modules=["to_q", "conv1"], init_weights=False))
     wrapped.save_pretrained(tmp_path)
-    adapter = adapters.read(Weights.open(tmp_path / "adapter_model.safetensors"), {"network": mine})
-    on = adapters.apply({"network": mine}, [(adapter, 1.0)])["network"]
+    adapter = files.read(Weights.open(tmp_path / "adapter_model.safetensors"), {"network": mine})
+    on = files.apply({"network": mine}, [(adapter, 1.0)])["network"]
     x, t, tokens = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 5, 12)
     expected = wrapped(x, t, tokens).sample
     assert adapter.kinds == ("LoHa",)
@@ -114,13 +115,13 @@ def test_diffusers_reads_what_is_written(unets: tuple[UNet, nn.Module], form: st
     """A file of ours in kohya's form, and one in diffusers' own, by diffusers' loader."""
     mine, peer = unets
     tensors = dict(_pairs(mine, form))
-    adapter = adapters.read(Weights.open(tensors), {"network": mine})
-    adapters.save(tmp_path / "a.safetensors", adapter, {"network": mine})
+    adapter = files.read(Weights.open(tensors), {"network": mine})
+    files.save(tmp_path / "a.safetensors", adapter, {"network": mine})
     loader = diffusers.loaders.StableDiffusionLoraLoaderMixin
     state, alphas = loader.lora_state_dict(str(tmp_path), weight_name="a.safetensors", local_files_only=True)
     loader.load_lora_into_unet(state, network_alphas=alphas, unet=peer, adapter_name="default")
     peer.set_adapters(["default"], [0.6])
-    on = adapters.apply({"network": mine}, [(adapter, 0.6)])["network"]
+    on = files.apply({"network": mine}, [(adapter, 0.6)])["network"]
     x, t, tokens = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 5, 12)
     expected = peer(x, t, tokens).sample
     torch.testing.assert_close(on(x, t, Cond(tokens)), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
@@ -154,8 +155,8 @@ def test_stable_diffusion_3(dora: bool, tmp_path: Path) -> None:
     scaled(peer, 0.6)
     state = {f"transformer.{key}": value.contiguous() for key, value in peft.get_peft_model_state_dict(peer).items()}
     save_file(state, tmp_path / "a.safetensors", metadata={"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 5})})
-    adapter = adapters.read(Weights.open(tmp_path / "a.safetensors"), {"network": mine})
-    on = adapters.apply({"network": mine}, [(adapter, 0.6)])["network"]
+    adapter = files.read(Weights.open(tmp_path / "a.safetensors"), {"network": mine})
+    on = files.apply({"network": mine}, [(adapter, 0.6)])["network"]
     x, t, tokens, pooled = torch.randn(2, 4, 16, 16), torch.tensor([3.0, 977.5]), torch.randn(2, 7, 12), torch.randn(2, 10)
     expected = peer(x, tokens, pooled, t).sample
     assert (expected - mine(x, t, Cond(tokens, pooled))).abs().max() > 0.01 * expected.abs().max()
@@ -176,7 +177,7 @@ def test_words_of_transformers() -> None:
     }
     mine.load_state_dict(state)
     vectors = torch.randn(2, 24)
-    made = embeddings.words([embeddings.Embedding("<a>", {"": vectors})], {"text_encoder": mine})["text_encoder"]
+    made = words.words([words.Embedding("<a>", {"": vectors})], {"text_encoder": mine})["text_encoder"]
     peer.resize_token_embeddings(122, mean_resizing=False)
     peer.get_input_embeddings().weight.data[120:] = vectors
     ids = torch.tensor([[118, 5, *made.ids["<a>"], 7, 119, 119]])

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import unnoise
 from networks import golden, golden_pixels
 from peers.families import PROMPT, Pairs, half, once, picture
-from unnoise.model import Model
 from unnoise.networks.text import CLIPTextEncoder
+from unnoise.pipeline.model import Model
 
 pytest.importorskip("diffusers")
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -81,12 +80,11 @@ def _as_published(model: Model) -> Model:
     """The first text encoder of Stable Diffusion 3's file has no projection; folders have one."""
     if model.spec.conditioning != "sd3":
         return model
-    assert model.spec.text is not None
-    text = replace(model.spec.text, projection=0)
+    text = replace(model.spec.networks["text_encoder"], projection=0)
     encoder = CLIPTextEncoder(text).eval()
     encoder.load_state_dict(model.networks["text_encoder"].state_dict(), strict=False)
-    networks = nn.ModuleDict({**model.networks, "text_encoder": encoder})
-    return Model(model.spec.model_copy(update={"text": text}), model.tokenizers, networks)
+    networks = model.networks.replaced({"text_encoder": encoder}, {"text_encoder": text})
+    return Model(model.spec.with_networks({"text_encoder": text}), model.tokenizers, networks)
 
 
 # The authors' own files of models of pixels, of classes and without conditions, tiny

@@ -15,7 +15,7 @@ import unnoise
 from peers import tiny
 from unnoise.errors import ArgumentError
 from unnoise.images.safety import Verdict
-from unnoise.model import Model
+from unnoise.pipeline.model import Model
 
 SMALL = {"num_inference_steps": 3, "height": 128, "width": 128, "seed": 5}
 LONG = "word " * 100
@@ -58,7 +58,7 @@ def test_only_text_that_t5_never_sees_is_dropped(models, prompt, text):
 def test_the_autoencoder_has_the_scale_of_its_family(models):
     for model in models.values():
         assert model.networks["autoencoder"].config == model.spec.first_stage
-    assert models["sdxl"].spec.autoencoder.scale == 0.13025 and models["sd1"].spec.autoencoder.scale == 0.18215
+    assert models["sdxl"].spec.first_stage.scale == 0.13025 and models["sd1"].spec.first_stage.scale == 0.18215
 
 
 def test_a_single_file_decodes_as_its_folder(models, tmp_path):
@@ -89,7 +89,7 @@ def test_a_refiner_is_of_the_same_latents_and_refuses_first(models):
 
 def test_a_refiner_draws_noise_of_its_own(models):
     """With one seed the two models' streams are not one stream twice."""
-    from unnoise.trajectory import _streams
+    from unnoise.pipeline.start import _streams
 
     streams = []
     for model, share in ((models["sdxl"], {"denoising_end": 0.8}), (models["refiner"], {"denoising_start": 0.8})):

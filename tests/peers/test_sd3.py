@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from unnoise.runtime.skip_layers import SkipLayerGuided, window
 
 from networks.golden_sd3 import Golden, read
 from peers import tiny
 from peers.replay import replay
+from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.keys import Layout
 from unnoise.checkpoints.layouts import diffusers as layouts
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions, schedules
 from unnoise.diffusion.grids import grid
@@ -24,7 +25,6 @@ from unnoise.diffusion.sampling import initial, plan
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
 from unnoise.networks.mmdit import MMDiT, SkipLayers
 from unnoise.runtime.denoise import NetworkDenoiser
-from unnoise.runtime.skip_layers import SkipLayerGuided, window
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,11 +101,11 @@ def test_image_to_image(recorded: tuple[Golden, MMDiT]) -> None:
     found.assert_close(replay(guided, start, fixed, cond=prompts(found)).x[-1], "out.img2img.x_final")
 
 
-def shared_with(peer: nn.Module, layout: Layout, config: Any, network: Any) -> Any:
+def shared_with(peer: nn.Module, layout: Layout, config: Any) -> Any:
     """Random values in all of the peer's parameters, and our network with the same, read as from its file."""
     for p in peer.parameters():
         nn.init.normal_(p, 1.0 if p.ndim == 1 else 0.0, 0.2 if p.ndim == 1 else p[0].numel() ** -0.5)
-    return Part(network, config, layout, Weights.open(dict(peer.eval().state_dict()))).load()
+    return Part(config, layout, Weights.open(dict(peer.eval().state_dict()))).load()
 
 
 @pytest.mark.parametrize("size", [(16, 16), (8, 20)], ids=["square", "wide"])
@@ -114,7 +114,7 @@ def shared_with(peer: nn.Module, layout: Layout, config: Any, network: Any) -> A
 def test_diffusers(qk_norm: bool, dual: int, size: tuple[int, int]) -> None:
     pytest.importorskip("diffusers")
     peer, config = tiny.joint(qk_norm=qk_norm, dual=dual)
-    mine = shared_with(peer, layouts.mmdit(config), config, MMDiT)
+    mine = shared_with(peer, layouts.mmdit(config), config)
     x, t, tokens, pooled = torch.randn(2, 4, *size), torch.tensor([3.0, 977.5]), torch.randn(2, 7, 12), torch.randn(2, 10)
     for skip in ([], [0], [1]):
         expected = peer(x, tokens, pooled, t, skip_layers=skip).sample

@@ -10,7 +10,8 @@ from PIL import Image
 
 from training import tiny
 from unnoise.errors import MissingExtra
-from unnoise.training import loop, report, setup
+from unnoise.training import loop, report
+from unnoise.training.recipes import emoji
 from unnoise.training.report import COLUMNS, Report, plot
 
 
@@ -23,8 +24,8 @@ def drawn(monkeypatch) -> list[tuple]:
 
 
 def reported(config, stop: int = 10**9) -> list[loop.Step]:
-    run = setup.prepare(config)
-    written, steps = Report(run), []
+    run = emoji.prepare(config)
+    written, steps = Report(run, lambda: emoji.averaged(run)), []
     for step in loop.train(run):
         written.add(step)
         steps.append(step)
@@ -98,7 +99,7 @@ def test_a_log_that_a_kill_left_half_written(tmp_path, left):
 
 
 def test_without_matplotlib_the_pip_line(tmp_path, monkeypatch):
-    run, real = setup.prepare(tiny.config(tmp_path)), builtins.__import__
+    run, real = emoji.prepare(tiny.config(tmp_path)), builtins.__import__
 
     def without(name, *given, **more):
         if name.split(".")[0] == "matplotlib":
@@ -107,4 +108,4 @@ def test_without_matplotlib_the_pip_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtra, match=r"needs matplotlib.*pip install 'unnoise\[train\]'"):
-        Report(run)
+        Report(run, lambda: emoji.averaged(run))

@@ -16,16 +16,18 @@ import torch
 
 from cli.fake_library import environment
 from training import tiny
-from unnoise.checkpoints import files
+from unnoise.checkpoints.store import write
 from unnoise.errors import FileError
-from unnoise.training import checkpoints, loop, setup
-from unnoise.training.config import TrainConfig
+from unnoise.training import checkpoints, loop
 from unnoise.training.loop import Run
+from unnoise.training.recipes import emoji
+from unnoise.training.recipes.draft import EmojiBatch
+from unnoise.training.recipes.emoji_config import TrainConfig
 
 
-def run_to(config, step: int) -> Run:
+def run_to(config, step: int) -> Run[EmojiBatch]:
     """Go on from wherever the run's folder stands; stop after this step, as a closed window would."""
-    run = setup.prepare(config)
+    run = emoji.prepare(config)
     for done in loop.train(run):
         if done.step >= step:
             break
@@ -54,7 +56,7 @@ def test_resumed_equals_left_alone(tmp_path, alone, stops, network):
     config = tiny.config(tmp_path, **more)
     for stop in stops:
         run_to(config, stop)
-    resumed = setup.prepare(config)
+    resumed = emoji.prepare(config)
     assert resumed.taken == stops[-1] // 5 * 5
     list(loop.train(resumed))
     tiny.assert_equal(tiny.everything(resumed), expected)
@@ -62,9 +64,9 @@ def test_resumed_equals_left_alone(tmp_path, alone, stops, network):
 
 def test_max_train_steps_is_a_total(tmp_path):
     run_to(tiny.config(tmp_path, max_train_steps=4), 4)
-    longer = setup.prepare(tiny.config(tmp_path, max_train_steps=7))
+    longer = emoji.prepare(tiny.config(tmp_path, max_train_steps=7))
     assert [step.step for step in loop.train(longer)] == [5, 6, 7]
-    assert list(loop.train(setup.prepare(tiny.config(tmp_path, max_train_steps=7)))) == []
+    assert list(loop.train(emoji.prepare(tiny.config(tmp_path, max_train_steps=7)))) == []
 
 
 def test_what_ran_is_kept_beside_what_came_out(alone):
@@ -87,11 +89,11 @@ def test_a_changed_recipe_is_refused(tmp_path, alone, key):
     changed, expected = CHANGES[key]
     same = tiny.config(alone[0]).model_copy(update={"output_dir": tmp_path / "run"})
     with pytest.raises(FileError) as refused:
-        setup.prepare(TrainConfig.model_validate({**same.model_dump(), key: changed}))
+        emoji.prepare(TrainConfig.model_validate({**same.model_dump(), key: changed}))
     assert str(refused.value) == f"{expected}: the recipe changed since this run began; give another --output-dir"
     assert (tmp_path / "run/config.json").read_bytes() == kept
     free = {"max_train_steps": 20, "log_steps": 1, "checkpointing_steps": 2, "summary": "x", "defaults": {"guidance_scale": 2.0}}
-    assert setup.prepare(TrainConfig.model_validate({**same.model_dump(), **free})).taken == 12
+    assert emoji.prepare(TrainConfig.model_validate({**same.model_dump(), **free})).taken == 12
 
 
 def test_another_network_is_refused_with_the_way_out(tmp_path):
@@ -99,7 +101,7 @@ def test_another_network_is_refused_with_the_way_out(tmp_path):
     (tmp_path / "run/config.json").unlink()  # it would tell first
     for more in ({"network": tiny.DIT}, {"network": {**tiny.UNET, "widths": (64,)}}):
         with pytest.raises(FileError, match=r"does not fit.*the recipe changed.*--output-dir") as refused:
-            setup.prepare(tiny.config(tmp_path, **more))
+            emoji.prepare(tiny.config(tmp_path, **more))
         assert "\n" not in str(refused.value)
 
 
@@ -109,7 +111,7 @@ def test_another_network_is_refused_with_the_way_out(tmp_path):
 def broken_at(monkeypatch, point: str) -> None:
     """Make the next checkpoint fail at this point, as a full disk (error 28) or an end of the process would."""
     saved = {"count": 0}
-    original, replace = files.save_file, os.replace
+    original, replace = write.save_file, os.replace
 
     def save_file(tensors, path, metadata=None):
         saved["count"] += 1
@@ -127,7 +129,7 @@ def broken_at(monkeypatch, point: str) -> None:
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(files, "save_file", save_file)
+    monkeypatch.setattr(write, "save_file", save_file)
     monkeypatch.setattr(os, "replace", rename)
     if point == "before the manifest":
         monkeypatch.setattr(checkpoints.json, "dump", lambda *given: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -187,7 +189,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, alone, how):
     damage(folder / "step-00000012", how)
     found = checkpoints.newest(folder)
     assert found is not None and found.name == "step-00000010"
-    again = setup.prepare(config)
+    again = emoji.prepare(config)
     assert again.taken == 10
     list(loop.train(again))
     tiny.assert_equal(tiny.everything(again), alone[1])
@@ -258,13 +260,13 @@ def killed(self, *given):
 torch.optim.AdamW.step = killed
 """,
     "while the second checkpoint is written": """
-from unnoise.checkpoints import files
-save, calls = files.save_file, []
+from unnoise.checkpoints.store import write
+save, calls = write.save_file, []
 def killed(tensors, path, metadata=None):
     calls.append(1)
     save(tensors, path, metadata=metadata)
     len(calls) == 5 and os.kill(os.getpid(), signal.SIGKILL)
-files.save_file = killed
+write.save_file = killed
 """,
     "before the first checkpoint has its name": """
 rename = os.replace
@@ -293,7 +295,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, alone, where):
     done = subprocess.run(command(tmp_path, "--json"), **options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 12
-    end = setup.prepare(tiny.config(tmp_path))
+    end = emoji.prepare(tiny.config(tmp_path))
     assert end.taken == 12 and names(tmp_path / "run/checkpoints") == ["step-00000010", "step-00000012"]
     tiny.assert_equal(tiny.everything(end), alone[1])
     rows = [line.split(",")[0] for line in (tmp_path / "run/log.csv").read_text().splitlines()]
@@ -345,6 +347,6 @@ def test_ctrl_c_ends_with_one_line_and_a_good_state(tmp_path):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "stopped" and len(err.splitlines()) == 2  # where the run began, and this
-    resumed = setup.prepare(tiny.config(tmp_path, max_train_steps=100_000))
+    resumed = emoji.prepare(tiny.config(tmp_path, max_train_steps=100_000))
     assert resumed.taken >= 10 and next(loop.train(resumed)).step == resumed.taken
     assert [name for name in names(tmp_path / "run") if "partial" in name] == []

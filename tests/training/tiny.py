@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unnoise.training.config import TrainConfig
 from unnoise.training.loop import Run
+from unnoise.training.recipes.emoji_config import TrainConfig
 
 NAMES = ("red apple", "blue car", "green tree", "yellow sun", "black cat", "white cup", "purple hat", "brown bear")
 KOREAN = ("빨간 사과", "파란 자동차", "초록색 나무", "노란 해", "검은 고양이", "하얀 컵", "보라색 모자", "갈색 곰")
@@ -80,11 +80,11 @@ def toml(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 
-def everything(run: Run) -> dict[str, Tensor]:
+def everything(run: Run[Any]) -> dict[str, Tensor]:
     """All that a step reads or changes, copied: weights, averages, moments, step counts."""
-    found = {f"weight {name}": p.detach().clone() for name, p in run.model.named_parameters()}
+    found = {f"weight {name}": p.detach().clone() for name, p in run.trainee.parameters.items()}
     found |= {f"average {name}": value.clone() for name, value in run.ema.weights.items()}
-    for name, p in run.model.named_parameters():
+    for name, p in run.trainee.parameters.items():
         found |= {f"{key} {name}": value.clone() for key, value in run.optimizer.state[p].items()}
     return found
 

@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError, nearest
 
 Shape = tuple[int, ...]
+Networks = Mapping[str, nn.Module]  # by the places of `ModelSpec.networks`
 # How the rows of a joint query-key-value matrix are ordered: as three matrices, or with what belongs to one head together.
 Order = Literal["qkv head d", "head qkv d", "head d qkv"]
 
@@ -89,6 +90,11 @@ def write(layout: Layout, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]
         for key, value in joined.items()
         for one, part in zip(key.split("+"), value.chunk(key.count("+") + 1) if "+" in key else [value], strict=True)
     }
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with `prefix` in front of each key."""
+    return {prefix + key: value for key, value in tensors.items()}
 
 
 def check(layout: Layout, expected: Mapping[str, Shape], weights: Weights, what: str) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unnoise.cli import outputs, requests
 from unnoise.cli.console import notice, print_json, print_table, progress
 from unnoise.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from unnoise.evaluation.workbench import Bench, Report
 
 bench = typer.Typer(rich_markup_mode=None)
 
@@ -45,9 +48,12 @@ def solvers(
     of_model = {"model": model, "prompt": prompt, "n": n, "device": device}
     check(mixture, process, of_model)
     check_folder(out)
-    listed = {"samplers": names(samplers), "spacings": names(spacings), "budgets": numbers("--budgets", budgets)}
+    evaluations = numbers("--budgets", budgets)
     with progress(quiet) as show:
-        report = run(subject(process or "sd", seed) if mixture else drawn(seed, of_model, show), listed, show)
+        from unnoise.evaluation import workbench
+
+        compared = subject(process or "sd", seed) if mixture else drawn(seed, of_model, show)
+        report = run(workbench.bench(compared, names(samplers), names(spacings), evaluations), show)
     if out:
         write(report, out)
     print_json(plain(report)) if as_json else tell(report, out, quiet)
@@ -104,13 +110,12 @@ def drawn(seed: int, of_model: dict[str, Any], show: Any) -> Any:
     return workbench.model_subject(model, of_model["prompt"] or ["a red apple"], seed=seed, pictures=pictures)
 
 
-def run(what: Any, listed: dict[str, Any], show: Any) -> Any:
-    """The comparison with its bar."""
+def run(asked: Bench, show: Any) -> Report:
+    """Compare, and show how far it is."""
     from unnoise.evaluation import workbench
 
-    asked = workbench.bench(what, **listed)
     show("reference", 0, None)
-    against, rows = workbench.reference(what), []
+    against, rows = workbench.reference(asked.subject), []
     for row in workbench.rows(asked, against):
         rows.append(row)
         show(f"{row.sampler} on {row.spacing}", len(rows), len(asked))

@@ -25,9 +25,8 @@ def convert(
     if layout is not None:
         _rewrite(source, out, layout, key, as_json)
         return
-    from unnoise.checkpoints import pickles
 
-    made = pickles.convert(source, out, key)
+    made = convert.convert(source, out, key)
     if as_json:
         print_json({"out": str(out), **vars(made)})
         return

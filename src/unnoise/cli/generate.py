@@ -85,7 +85,7 @@ def prepare(asked: dict, again: Path | None, lora_dir: Path | None, quiet: bool)
     else:
         if not exact:
             notice(f"note: {str(again)!r} is from another program: the same settings, not the same pixels", quiet)
-        from unnoise.model import arguments
+        from unnoise.pipeline.model import arguments
 
         asked, changes = requests.merge({**arguments(record), **record.get("given", {})}, asked, again)
         asked = {"model": "emoji", **asked}

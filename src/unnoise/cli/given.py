@@ -88,7 +88,7 @@ def number(option: str, text: str, value: str) -> float:
 def control(text: str, model: Any) -> Any:
     """NET=PICTURE and its settings as the library's Control."""
     import unnoise
-    from unnoise import inputs
+    from unnoise.pipeline import inputs
 
     net, picture, settings = split(text)
     guess = settings.pop("guess", "") == "guess"
@@ -124,7 +124,7 @@ def tagged(arguments: dict, folder: Path | None) -> dict:
     prompts = [prompts] if isinstance(prompts, str) else prompts
     if not any("<l" in prompt for prompt in prompts) or not arguments.get("prompt_weights", True):
         return arguments
-    from unnoise.prompts import loras
+    from unnoise.pipeline.prompts import loras
 
     texts, tags = zip(*(loras(prompt) for prompt in prompts), strict=True)
     if any(other != tags[0] for other in tags):

@@ -20,15 +20,17 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Train a model. Ctrl-C saves after the step under way and stops, a second one stops at once; the same command goes on."""
-    from unnoise.training import config, loop, report, setup
+    from unnoise.training import loop, report
     from unnoise.training import publish as publishing
+    from unnoise.training.recipes import emoji, emoji_config
 
     if publish:
         publishing.check(publish)
     given = {"output_dir": output_dir, "max_train_steps": max_train_steps}
-    run = setup.prepare(config.load(recipe, {key: value for key, value in given.items() if value is not None}))
-    notice(f"{run.config.name}: step {run.taken} of {run.config.max_train_steps}, {run.config.output_dir}", quiet)
-    written = report.Report(run)
+    config = emoji_config.load(recipe, {key: value for key, value in given.items() if value is not None})
+    run = emoji.prepare(config)
+    notice(f"{config.name}: step {run.taken} of {config.max_train_steps}, {config.output_dir}", quiet)
+    written = report.Report(run, lambda: emoji.averaged(run))
     loss = None
     with progress(quiet) as show, interrupts.deferred() as stopped:
         for step in loop.train(run):
@@ -40,8 +42,8 @@ def train(
                 raise KeyboardInterrupt
     if publish:
         publishing.publish(run, publish)
-    summary = {"name": run.config.name, "steps": run.taken, "loss": loss, "folder": str(run.config.output_dir), "published": publish}
+    summary = {"name": config.name, "steps": run.taken, "loss": loss, "folder": str(config.output_dir), "published": publish}
     if as_json:
         print_json({key: str(value) if isinstance(value, Path) else value for key, value in summary.items()})
     elif not quiet:
-        print(f"{run.taken} steps done; log, loss curve and samples are in {run.config.output_dir}")
+        print(f"{run.taken} steps done; log, loss curve and samples are in {config.output_dir}")

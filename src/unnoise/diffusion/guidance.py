@@ -1,17 +1,21 @@
-"""Guidance: one question becomes one or two evaluations of the network, and their answers are joined.
+"""Guidance: one question becomes one or several evaluations of the network, and their answers are joined.
 
 Classifier-free guidance (Ho & Salimans 2022, eq. 6) in the scale s = w + 1 that everyone types:
 
     x_0 = uncond + s (cond - uncond)          s = 1: the condition alone, one evaluation; s = 0: unconditional, one evaluation
 
-Every prediction is affine in x_0 with the same coefficients for both answers, so guiding x_0, eps, v or flow is the same thing. For s > 1
+Guidance by a weaker network (Karras et al. 2024; skip-layer guidance of Stable Diffusion 3.5) adds w (cond - weak) in a part of the steps.
+
+Every prediction is affine in x_0 with the same coefficients for all answers, so guiding x_0, eps, v or flow is the same thing. For s > 1
 it is an extrapolation, not an average. Everything is per row: rows that need one evaluation cost one, and unlike requests share the batch.
+The numbers stay on the CPU, so that deciding who is asked costs no read-back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +28,21 @@ from unnoise.errors import ArgumentError
 
 
 @dataclass(frozen=True, eq=False)
+class Weak:
+    """The side that a guided estimate is pushed away from, one row an image: x_0 gains scale (cond - weak) where low < t <= high."""
+
+    cond: Cond
+    scale: Tensor  # (b,) float64
+    low: Tensor  # (b,) float64 times of the schedule
+    high: Tensor
+
+    def scale_at(self, t: Tensor) -> Tensor:
+        """Return the scale that holds at these times, (b,); 0 outside the window."""
+        t = t.to(self.low.device)
+        return torch.where((self.low < t) & (t <= self.high), self.scale, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
 class Guidance:
     """What b images are guided by; each number field is (b,) float64."""
 
@@ -33,23 +52,35 @@ class Guidance:
     rescale: Tensor
     low: Tensor  # guidance acts where low <= sigma / (alpha + sigma) <= high (Kynkäänniemi et al. 2024); else the scale is 1, but 0 stays
     high: Tensor
+    weak: Weak | None = None
 
     @staticmethod
     def stack(others: Sequence[Guidance]) -> Guidance:
-        """Rows of several requests, one after another."""
+        """Put rows of several requests one after another."""
         numbers = (torch.cat([getattr(other, name) for other in others]) for name in ("scale", "rescale", "low", "high"))
-        return Guidance(Cond.stack([o.positive for o in others]), Cond.stack([o.negative for o in others]), *numbers)
+        positive, negative = Cond.stack([o.positive for o in others]), Cond.stack([o.negative for o in others])
+        return Guidance(positive, negative, *numbers, weak=_stack_weak(others))
+
+
+def _stack_weak(others: Sequence[Guidance]) -> Weak | None:
+    """Rows without a weak side are never asked: their scale is 0."""
+    if all(other.weak is None for other in others):
+        return None
+    zeros = [torch.zeros(len(other.scale), dtype=torch.float64) for other in others]
+    sides = [other.weak or Weak(other.positive, zero, zero, zero) for other, zero in zip(others, zeros, strict=True)]
+    numbers = (torch.cat([getattr(side, name) for side in sides]) for name in ("scale", "low", "high"))
+    return Weak(Cond.stack([side.cond for side in sides]), *numbers)
 
 
 def guidance(
     positive: Cond,
     negative: Cond,
-    scale: float | Tensor = 1.0,
+    scale: float | Tensor,
     *,
     rescale: float | Tensor = 0.0,
     interval: tuple[float, float] = (0.0, 1.0),
 ) -> Guidance:
-    """Guidance of len(positive) images; a number holds for all of them, a tensor (b,) gives each its own. Raises ArgumentError."""
+    """Build a Guidance. scale and rescale: one number for all images or one each. Raises ArgumentError."""
     rows = len(positive)
     if len(negative) != rows:
         raise ArgumentError(f"got {rows} conditions and {len(negative)} negative ones: expected as many")
@@ -57,7 +88,7 @@ def guidance(
         if isinstance(value, Tensor) and value.shape not in ((), (1,), (rows,)):
             raise ArgumentError(f"got {name} of shape {tuple(value.shape)}: expected one number, or one for each of {rows} images")
     low, high = interval
-    values = [torch.as_tensor(value, dtype=torch.float64).expand(rows) for value in (scale, rescale, low, high)]
+    values = [torch.as_tensor(value, dtype=torch.float64, device="cpu").expand(rows) for value in (scale, rescale, low, high)]
     if not bool(torch.isfinite(values[0]).all()):
         raise ArgumentError(f"got guidance_scale {scale}: expected a finite number")
     if not bool(((values[1] >= 0) & (values[1] <= 1)).all()):
@@ -65,6 +96,16 @@ def guidance(
     if not 0 <= low < high <= 1:
         raise ArgumentError(f"got guidance_interval {interval}: expected two shares of noise sigma/(alpha+sigma), 0 <= low < high <= 1")
     return Guidance(positive, negative, *values)
+
+
+class Question(NamedTuple):
+    """What a denoiser is asked for b guided images: the rows of every side that matter, in one batch."""
+
+    index: Tensor  # (n,) on the CPU: the image of each asked row
+    cond: Cond  # of the n rows
+    sides: tuple[Tensor, ...]  # positive, negative, weak: (b,) bool, whether the image is asked on this side
+    scale: Tensor  # (b,) the guidance scale that holds now
+    push: Tensor  # (b,) the weak side's scale that holds now
 
 
 @dataclass(frozen=True)
@@ -78,21 +119,39 @@ class Guided:
     schedule: Schedule
     prediction: Prediction  # `rescale` compares standard deviations of this output
     channels: int | None = None  # guidance acts on so many, from the first; the rest are the condition's own, as in DiT's code (3 of 4)
+    times_on_cpu: bool = field(default=True, init=False)  # the driver gives t on the CPU: see `sampling.advance`
 
     def __call__(self, x: Tensor, t: Tensor, cond: Guidance) -> Tensor | Estimate:
+        question = self.question(t, cond)
+        return self.joined(x, t, cond, question, self.denoiser(*self.rows(x, t, question)))
+
+    def rows(self, x: Tensor, t: Tensor, question: Question) -> tuple[Tensor, Tensor, Cond]:
+        """Return x, t and conditions of the asked rows."""
+        return x[question.index.to(x.device)], t[question.index.to(t.device)], question.cond
+
+    def question(self, t: Tensor, cond: Guidance) -> Question:
+        """Decide which rows of which side are asked at the times t (b,)."""
         scale = self._scale_at(t, cond)
-        ask_positive, ask_negative = scale != 0, scale != 1
-        parts = [(cond.positive, ask_positive), (cond.negative, ask_negative)]
-        asked = [(rows, mask.nonzero()[:, 0]) for rows, mask in parts if bool(mask.any())]
+        push = torch.zeros_like(scale) if cond.weak is None else cond.weak.scale_at(t)
+        sides = ((scale != 0) | (push != 0), scale != 1, push != 0)
+        conds = (cond.positive, cond.negative, cond.positive if cond.weak is None else cond.weak.cond)
+        asked = [(rows, mask.nonzero()[:, 0]) for rows, mask in zip(conds, sides, strict=True) if bool(mask.any())]
         index = torch.cat([places for _, places in asked])
-        answer = self.denoiser(x[index], t[index], Cond.stack([rows.pick(places) for rows, places in asked]))
+        return Question(index, Cond.stack([rows.pick(places) for rows, places in asked]), sides, scale, push)
+
+    def joined(self, x: Tensor, t: Tensor, cond: Guidance, question: Question, answer: Tensor | Estimate) -> Tensor | Estimate:
+        """Join the answers of all sides into one estimate a image."""
         x0, variance, _ = answer if isinstance(answer, Estimate) else Estimate(answer)
-        positive, negative = _split(x0, ask_positive, ask_negative)
-        guided = self._join(x, t, positive, negative, scale, cond)
+        positive, negative, weak = _split(x0, question.sides)
+        guided = self._join(x, t, positive, negative, question.scale, cond)
+        if bool(question.push.any()):
+            push = question.push.to(x).view(-1, *[1] * (x.ndim - 1))
+            guided = torch.where(push != 0, guided + push * (positive - weak), guided)
         if variance is None:
             return guided
-        alone = (scale == 0).to(x.device).view(-1, *[1] * (x.ndim - 1))
-        return Estimate(guided, torch.where(alone, *reversed(_split(variance, ask_positive, ask_negative))))
+        alone = (question.scale == 0).to(x.device).view(-1, *[1] * (x.ndim - 1))
+        of_positive, of_negative, _ = _split(variance, question.sides)
+        return Estimate(guided, torch.where(alone, of_negative, of_positive))
 
     def _scale_at(self, t: Tensor, cond: Guidance) -> Tensor:
         """The scale that holds at these times; outside the interval 1, but 0, which ignores the prompt, ignores it everywhere."""
@@ -123,11 +182,11 @@ class Guided:
         return self.prediction.x0(factor * outputs[1], x, alpha, sigma)
 
 
-def _split(rows: Tensor, *masks: Tensor) -> list[Tensor]:
-    """Rows that were asked for by each mask in turn, back to the places where it is true; zeros elsewhere."""
+def _split(rows: Tensor, sides: Sequence[Tensor]) -> list[Tensor]:
+    """Return the rows that were asked for by each side in turn, back at their images' places; zeros elsewhere."""
     outs = []
-    for mask, part in zip(masks, rows.split([int(mask.sum()) for mask in masks]), strict=True):
-        out = torch.zeros(len(mask), *rows.shape[1:], dtype=rows.dtype, device=rows.device)
-        out[mask.to(rows.device)] = part
-        outs.append(out)
+    for mask, part in zip(sides, rows.split([int(mask.sum()) for mask in sides]), strict=True):
+        whole = len(part) == len(mask)
+        out = part if whole else part.new_zeros(len(mask), *part.shape[1:])
+        outs.append(out if whole else out.index_copy(0, mask.nonzero()[:, 0].to(part.device), part))
     return outs

@@ -40,6 +40,15 @@ class Streams:
         rows = [torch.randn(like.shape[1:], generator=generator) for generator in self._generators]
         return torch.stack(rows).to(like)
 
+    def states(self) -> list[Tensor]:
+        """Return where each stream stands, as bytes (n,)."""
+        return [generator.get_state() for generator in self._generators]
+
+    def restore(self, states: Sequence[Tensor]) -> None:
+        """Set each stream to where `states` says that it stood."""
+        for generator, state in zip(self._generators, states, strict=True):
+            generator.set_state(state)
+
 
 class Recorded:
     """Noises given beforehand, used in order: another implementation's draws, for comparing trajectories."""

@@ -19,7 +19,7 @@ from unnoise.diffusion.noise import Noise, Streams
 from unnoise.diffusion.schedules import Discrete, Schedule
 from unnoise.diffusion.solvers import solver
 from unnoise.diffusion.steps import Level, Past, Solution, Step
-from unnoise.errors import ArgumentError, NonFiniteError, UnnoiseError
+from unnoise.errors import ArgumentError, NonFiniteError
 
 
 class Estimate(NamedTuple):
@@ -103,13 +103,17 @@ def initial(noise: Tensor, plan: Plan) -> Tensor:
 
 
 class Run:
-    """One trajectory of b images. Ask `x` and `t`, one time an image; give `answer`; until `done`. `past`: steps taken before its first."""
+    """One trajectory of b images. Ask `x` and `t`, one time an image; give `answer`; until `done`. `past`: steps taken before its first.
 
-    def __init__(self, x: Tensor, plan: Plan, noise: Noise, cond: Rows | None = None, past: Sequence[Past] = ()):
+    Between two steps a run is its `snapshot`, from which `resumed` goes on bit for bit.
+    """
+
+    def __init__(self, x: Tensor, plan: Plan, noise: Noise, cond: Rows | None = None, past: Sequence[Past] = (), index: int = 0):
         self.plan, self.noise, self.cond = plan, noise, cond
-        self.index = 0
+        self.index = index
         self.state = x  # at the start of the current step
         self._past = list(past)
+        self._failed: Tensor | None = None  # on x's device: the first step after which the state was not finite, 0 if none
         self._begin()
 
     @property
@@ -121,9 +125,13 @@ class Run:
         return self.index == self.steps
 
     def _begin(self) -> None:
+        self._noise_before = self.noise.states() if isinstance(self.noise, Streams) else []  # some solvers draw before they ask
+        if self.done:
+            return
         here, there = self.plan.levels[self.index : self.index + 2]
-        place = (self.state, here, there, self.index, self.steps)
-        self._step = Step(*place, self.noise, self.plan.schedule, self.plan.straight, self._past)
+        self._step = Step(
+            self.state, here, there, self.index, self.steps, self.noise, self.plan.schedule, self.plan.straight, past=self._past
+        )
         self._solution = self.plan.step(self._step)
         self.x, self.t = self._question(next(self._solution))
         self._first: Tensor | None = None
@@ -134,7 +142,7 @@ class Run:
         return x, [levels.t] * len(x) if isinstance(levels, Level) else [one.t for one in levels]
 
     def answer(self, estimate: Tensor | Estimate) -> State | None:
-        """Take the estimate at (x, t). Gives the state when it completed a step. Raises NonFiniteError."""
+        """Take the estimate at (x, t). Gives the state when it completed a step. Raises NonFiniteError, at the last step at the latest."""
         x0, self._step.variance, self._step.push = estimate if isinstance(estimate, Estimate) else Estimate(estimate)
         if self._first is None:
             self._first = x0
@@ -149,39 +157,82 @@ class Run:
         self._past = [*self._past, Past(self._step.here, self._step.x, self._first)][-KEPT:]
         self.state = x
         self.index += 1
-        if not (math.isfinite(float(x.sum(dtype=torch.float32))) or bool(torch.isfinite(x).all())):  # the sum says it in half the time
-            raise NonFiniteError(f"denoiser: the latents are not finite after step {self.index} of {self.steps}")
+        self._check(x)
         state = State(self.index, self.steps, self._step.next.t, x, x0)
-        if not self.done:
-            self._begin()
+        self._begin()
         return state
 
+    def _check(self, x: Tensor) -> None:
+        """Note whether x is finite. A state that is not is refused at once on a CPU; elsewhere at the end, for asking waits there."""
+        if x.device.type == "cpu" and math.isfinite(float(x.sum(dtype=torch.float32))):  # the sum says it in half the time
+            return
+        failed = torch.where(torch.isfinite(x).all(), 0, self.index)
+        self._failed = failed if self._failed is None else torch.where(self._failed > 0, self._failed, failed)
+        if (x.device.type == "cpu" or self.done) and (step := int(self._failed)):
+            raise NonFiniteError(f"denoiser: the latents are not finite after step {step} of {self.steps}")
 
-def advance(runs: Sequence[Run], denoiser: Denoiser) -> list[State | UnnoiseError | None]:
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return what the steps to come depend on beside plan and condition, as tensors that a safetensors file can hold.
+
+        A run within a step is saved as it was at the step's start. Raises ArgumentError for noise that is no `Streams`.
+        """
+        if not isinstance(self.noise, Streams):
+            raise ArgumentError(f"got noise of type {type(self.noise).__name__}: expected Streams, whose state can be saved")
+        kept = {"index": torch.tensor(self.index), "state": self.state}
+        for i, past in enumerate(self._past):
+            level = torch.tensor([past.level.t, past.level.alpha, past.level.sigma], dtype=torch.float64)
+            kept |= {f"past.{i}.level": level, f"past.{i}.x": past.x, f"past.{i}.x0": past.x0}
+        return kept | {f"noise.{i}": state for i, state in enumerate(self._noise_before)}
+
+    @staticmethod
+    def resumed(snapshot: Mapping[str, Tensor], plan: Plan, noise: Streams, cond: Rows | None = None) -> Run:
+        """Return the run that a snapshot was taken of. noise: streams of the same seeds; they are set to where they stood."""
+        noise.restore([snapshot[f"noise.{i}"] for i in range(len(noise.seeds))])
+        past = []
+        while f"past.{len(past)}.x" in snapshot:
+            of = f"past.{len(past)}"
+            past.append(Past(Level(*snapshot[f"{of}.level"].tolist()), snapshot[f"{of}.x"], snapshot[f"{of}.x0"]))
+        return Run(snapshot["state"], plan, noise, cond, past, int(snapshot["index"]))
+
+
+def advance(runs: Sequence[Run], denoiser: Denoiser) -> list[State | Exception | None]:
     """One call of the denoiser that answers the question of every run; gives the state of each that completed a step.
 
-    A run that cannot go on (NonFiniteError, a learned variance that is not there) gets its error in the list, not raised, so that the
-    others go on; it must not be asked again.
+    A run that cannot go on gets its error in the list, not raised, so that the others go on; it must not be asked again. Where the call
+    itself fails (out of memory, a condition that the network refuses), the runs are asked in halves, down to the one that is to blame.
 
-    All runs must be unfinished and have images of one shape, dtype and device. The denoiser is given t there too, but for Apple's GPUs,
-    which have no float64: there it stays on the CPU.
+    All runs must be unfinished and have images of one shape, dtype and device. The denoiser is given t (b,) there too, but on the CPU if it
+    has `times_on_cpu`, and for Apple's GPUs, which have no float64.
     """
-    x = torch.cat([run.x for run in runs])
-    counts = [len(run.x) for run in runs]
-    times = [t for run in runs for t in run.t]
-    t = torch.tensor(times, dtype=torch.float64, device="cpu" if x.device.type == "mps" else x.device)
-    conds = [run.cond for run in runs]
-    first = conds[0]
-    answer = denoiser(x, t) if first is None else denoiser(x, t, first.stack(conds))
+    x, t, cond = _questions(runs, denoiser)
+    answer = None
+    try:
+        answer = denoiser(x, t) if cond is None else denoiser(x, t, cond)
+    except Exception as error:
+        if len(runs) == 1:
+            return [error]
+    if answer is None:  # behind the handler, so that the error lets go of the tensors that did not fit
+        half = len(runs) // 2
+        return advance(runs[:half], denoiser) + advance(runs[half:], denoiser)
     estimate = answer if isinstance(answer, Estimate) else Estimate(answer)
+    counts = [len(run.x) for run in runs]
     parts = ([None] * len(runs) if value is None else value.split(counts) for value in estimate)
     return [_answer(run, Estimate(*part)) for run, *part in zip(runs, *parts, strict=True)]
 
 
-def _answer(run: Run, estimate: Estimate) -> State | UnnoiseError | None:
+def _questions(runs: Sequence[Run], denoiser: Denoiser) -> tuple[Tensor, Tensor, Any]:
+    """x, t and the conditions of all runs, one after another."""
+    x = torch.cat([run.x for run in runs])
+    on_cpu = x.device.type == "mps" or getattr(denoiser, "times_on_cpu", False)
+    t = torch.tensor([t for run in runs for t in run.t], dtype=torch.float64, device="cpu" if on_cpu else x.device)
+    conds = [run.cond for run in runs]
+    return x, t, None if conds[0] is None else conds[0].stack(conds)
+
+
+def _answer(run: Run, estimate: Estimate) -> State | Exception | None:
     try:
         return run.answer(estimate)
-    except UnnoiseError as error:
+    except Exception as error:  # out of memory too: the neighbours keep their states
         return error
 
 
@@ -189,7 +240,7 @@ def stream(run: Run, denoiser: Denoiser) -> Iterator[State]:
     """The states of one run, step by step. Raises NonFiniteError."""
     while not run.done:
         state = advance([run], denoiser)[0]
-        if isinstance(state, UnnoiseError):
+        if isinstance(state, Exception):
             raise state
         if state is not None:
             yield state

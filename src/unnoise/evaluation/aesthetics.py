@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import ArgumentError, FileError
 from unnoise.images.safety import clip_pixels
 from unnoise.networks.vision import VISION, CLIPVisionEncoder

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from unnoise.checkpoints.published import FAMILIES, PUBLISHED, Config, FirstStage, Published, TextConfig, build, published
 from unnoise.conditioning import Cond
 from unnoise.errors import UnknownName
 from unnoise.evaluation import plots
+from unnoise.families.papers import FAMILIES, PUBLISHED, Config, Published, published
+from unnoise.families.spec import TextConfig
 from unnoise.networks import bert, dit, mmdit, t5, text
 from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.bert import BertConfig
@@ -51,7 +52,7 @@ BACKBONES: dict[type, str] = {
     BertConfig: "transformer",
     ClassTokensConfig: "table",
 }
-PARTS = FirstStage | TextConfig | ClassifierConfig  # networks that denoise nothing
+PARTS = AutoencoderConfig | VQConfig | TextConfig | ClassifierConfig  # networks that denoise nothing
 DTYPES = {"float32": 4, "float16": 2}  # bytes of a number; bfloat16 is as small as float16
 
 
@@ -137,7 +138,7 @@ def count(config: Config, side: int, text_tokens: int = 0) -> Count:
     """Of one forward on x of side x side, beside so many text tokens; an autoencoder decodes a picture of that
     side, and a ControlNet sees one."""
     with torch.device("meta"), torch.no_grad():
-        network = build(config)
+        network = config.build()
         blocks = _blocks(network)
         seen: list[int] = [0]
         for block in blocks:
@@ -167,7 +168,7 @@ def _tokens(block: nn.Module, inputs: Sequence[Any]) -> int:
 def _forward(network: Any, config: Config, side: int, text_tokens: int) -> None:
     if isinstance(config, TextConfig):
         network(torch.zeros(1, text_tokens, dtype=torch.long))
-    elif isinstance(config, FirstStage):
+    elif isinstance(config, AutoencoderConfig | VQConfig):
         cells = side // config.factor
         network.decode(torch.zeros(1, config.latent_channels, cells, cells))
     elif isinstance(config, ControlNetConfig):
@@ -192,7 +193,7 @@ def _condition(config: Config, text_tokens: int) -> Cond:
 @functools.lru_cache
 def _size(part: Config) -> int:
     with torch.device("meta"):
-        return _parameters(build(part))
+        return _parameters(part.build())
 
 
 def table(names: Iterable[str] | None = None) -> list[Row]:

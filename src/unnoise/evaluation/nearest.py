@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unnoise.data import colours
 from unnoise.data.pictures import Pictures, to_tensor
-from unnoise.model import Model
+from unnoise.pipeline.model import Model
 
 CELLS = 16
 

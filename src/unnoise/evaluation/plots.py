@@ -45,23 +45,24 @@ def plot(report: Report, picture: Path) -> None:
 def _draw_curves(axes: Any, report: Report) -> None:
     found, every = recommend(report), curves(report)
     for rows in every.values():
-        _draw(axes, rows, color="0.85", linewidth=0.8, zorder=1)
+        axes.plot(*_points(rows), color="0.85", linewidth=0.8, zorder=1)
     if found:
         chosen = (found.sampler, found.spacing)
-        _draw(axes, every[chosen], color=CHOSEN, linewidth=2.8, marker="o", markersize=5, zorder=4, label=f"{_name(chosen)}  (recommended)")
+        label = f"{_name(chosen)}  (recommended)"
+        axes.plot(*_points(every[chosen]), color=CHOSEN, linewidth=2.8, marker="o", markersize=5, zorder=4, label=label)
     others = [rows for rows in ranking(report) if found is None or rows[0].sampler != found.sampler]
     for rows, colour in zip(others, COLOURS, strict=False):  # more could not be told apart
-        _draw(axes, rows, color=colour, linewidth=1.4, marker="o", markersize=3, zorder=3, label=_name(rows[0].pair))
+        axes.plot(*_points(rows), color=colour, linewidth=1.4, marker="o", markersize=3, zorder=3, label=_name(rows[0].pair))
 
 
-def _draw(axes: Any, rows: list[Row], **style: Any) -> None:
-    axes.plot([row.evaluations for row in rows], [row.error for row in rows], **style)
+def _points(rows: list[Row]) -> tuple[list[int], list[float]]:
+    """Evaluations and errors: the coordinates of a curve."""
+    return [row.evaluations for row in rows], [row.error for row in rows]
 
 
 def _draw_front(axes: Any, front: list[Row]) -> None:
     """A staircase: what is reached for so many evaluations or fewer."""
-    points = ([row.evaluations for row in front], [row.error for row in front])
-    axes.step(*points, where="post", color="black", linewidth=1, linestyle="--", zorder=5, label="Pareto front")
+    axes.step(*_points(front), where="post", color="black", linewidth=1, linestyle="--", zorder=5, label="Pareto front")
 
 
 def _name(pair: Pair) -> str:

@@ -31,8 +31,8 @@ from unnoise.errors import ArgumentError, UnknownName, UnnoiseError
 from unnoise.evaluation import mixture
 from unnoise.evaluation.mixture import Mixture
 from unnoise.evaluation.verdicts import Pair, Report, Row
-from unnoise.model import Model
-from unnoise.request import request
+from unnoise.pipeline.model import Model
+from unnoise.pipeline.request import request
 
 BUDGETS = (4, 8, 12, 16, 20, 30, 50)
 NUMBERS = 10_000  # that are drawn from the mixture at once
@@ -188,21 +188,23 @@ class Outcome:
 
 
 @torch.no_grad()
-def carry(subject: Subject, budget: int, **plan: Any) -> Outcome:
-    """One run to its end; `plan` is what `sampling.plan` takes: sampler, and steps and spacing or times.
+def carry(
+    subject: Subject, budget: int, sampler: str, steps: int = 20, spacing: str | None = None, times: Sequence[float] | Tensor | None = None
+) -> Outcome:
+    """Run a sampler to its end; sampler, steps, spacing and times are those of `sampling.plan`.
 
-    Whatever stops it is its outcome: of hundreds of runs one may fail, and the others are wanted.
+    An error becomes the outcome instead of being raised: of hundreds of runs one may fail, and the others go on.
     """
-    watch, steps, x, failure = Watch(subject.denoiser, budget), 0, None, ""
+    watch, planned, x, failure = Watch(subject.denoiser, budget), 0, None, ""
     began = time.perf_counter()
     try:
-        run = subject.begin(sampling.plan(subject.schedule, **plan))
-        steps = run.steps
+        run = subject.begin(sampling.plan(subject.schedule, sampler, steps, spacing, times))
+        planned = run.steps
         x = deque(sampling.stream(run, watch), maxlen=1).pop().x
     except Exception as error:
         failure = str(error) or type(error).__name__
     seconds = time.perf_counter() - began
-    return Outcome(x, steps, watch.asked, seconds, seconds - watch.seconds, failure)
+    return Outcome(x, planned, watch.asked, seconds, seconds - watch.seconds, failure)
 
 
 @dataclass(frozen=True)
@@ -244,8 +246,8 @@ def rows(asked: Bench, reference: Reference) -> Iterator[Row]:
         for budget in asked.budgets:
             steps = costs.most_steps(pair, budget)
             too_dear = Outcome(None, 0, 0, 0.0, 0.0, f"one step asks for {costs.of(pair, 1)} evaluations")
-            plan = {"sampler": pair[0], "steps": steps, "spacing": pair[1]}
-            yield _row(pair, budget, carry(asked.subject, budget, **plan) if steps else too_dear, reference)
+            outcome = carry(asked.subject, budget, pair[0], steps, pair[1]) if steps else too_dear
+            yield _row(pair, budget, outcome, reference)
 
 
 def _row(pair: Pair, budget: int, outcome: Outcome, reference: Reference) -> Row:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unnoise.checkpoints.files import match
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
+from unnoise.checkpoints.store.write import match
 from unnoise.errors import ArgumentError, FileError, UnknownName
 from unnoise.networks.annotators import HED, BodyPose
 from unnoise.networks.depth import DepthAnything, DepthConfig

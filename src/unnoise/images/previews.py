@@ -57,7 +57,7 @@ SPACES: dict[str, Factors] = {"sd1": SD, "sd2": SD, "dit": SD, "sdxl": SDXL, "sd
 
 
 def factors(family: str) -> Factors | None:
-    """Those of a family of `checkpoints.families`; None where nobody has published any."""
+    """Those of a family of `families.table`; None where nobody has published any."""
     return next((SPACES[name] for name in SPACES if family.startswith(name)), None)
 
 

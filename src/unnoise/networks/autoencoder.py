@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, cast
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,8 @@ Way = Literal["encode", "decode"]  # pictures to latents, or back
 class AutoencoderConfig:
     """Defaults: kl-f8 of Stable Diffusion 1 and 2 (83,653,863 parameters)."""
 
+    kind: ClassVar[str] = "autoencoder"
+
     in_channels: int = 3
     latent_channels: int = 4
     widths: tuple[int, ...] = (128, 256, 512, 512)  # channels of each level, the largest picture first
@@ -38,6 +40,9 @@ class AutoencoderConfig:
     scale: float = 0.18215  # a diffusion model sees (z - shift) scale, of about unit variance
     shift: float = 0.0
     groups: int = 32
+
+    def build(self) -> Autoencoder:
+        return Autoencoder(self)
 
     @property
     def factor(self) -> int:

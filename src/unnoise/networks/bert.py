@@ -6,6 +6,7 @@ It only has BERT's vocabulary: layer norms stand before the branches (pre-norm),
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from unnoise.networks.attention import attention
 class BertConfig:
     """Defaults: the encoder of the 1.4B text-to-image model (542,895,360 parameters)."""
 
+    kind: ClassVar[str] = "bert"
+
     vocab: int = 30522
     length: int = 77  # positions
     width: int = 1280
@@ -24,6 +27,9 @@ class BertConfig:
     heads: int = 8
     head_width: int = 64  # 8 x 64 is less than the width
     mlp: int = 5120
+
+    def build(self) -> BertEncoder:
+        return BertEncoder(self)
 
 
 class SelfAttention(nn.Module):

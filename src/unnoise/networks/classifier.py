@@ -11,7 +11,7 @@ The pool is CLIP's: the mean of all pixels attends to them and itself; or the me
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ from unnoise.networks.unet import Encoder, UNetConfig
 class ClassifierConfig:
     """Defaults: ADM's classifier of ImageNet at 256x256 (54,096,360 parameters)."""
 
+    kind: ClassVar[str] = "classifier"
+
     side: int = 256  # of the pictures: attention pooling has a position for every pixel of the smallest level
     classes: int = 1000
     in_channels: int = 3
@@ -40,6 +42,9 @@ class ClassifierConfig:
     scale_shift: bool = True
     resample: Literal["conv", "residual"] = "residual"
     pool: Literal["attention", "adaptive"] = "attention"
+
+    def build(self) -> Classifier:
+        return Classifier(self)
 
     @property
     def unet(self) -> UNetConfig:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,11 +26,16 @@ from unnoise.networks.unet import Encoder, UNet, UNetConfig, kept_widths, start_
 class ControlNetConfig:
     """Defaults: the nets of Stable Diffusion 1 (361,279,120 parameters)."""
 
+    kind: ClassVar[str] = "controlnet"
+
     unet: UNetConfig = field(default_factory=UNetConfig)
     hint_channels: int = 3
     hint_widths: tuple[int, ...] = (16, 32, 96, 256)  # each after the first at half the size of the one before
     channel_order: Literal["rgb", "bgr"] = "rgb"  # of the pictures it was trained on
     global_pool: bool = False  # residuals are averaged over the picture: the nets of "shuffle", which see a style and no places
+
+    def build(self) -> ControlNet:
+        return ControlNet(self)
 
     @property
     def residuals(self) -> int:

@@ -18,7 +18,7 @@ authors' `transformer_blocks`, `controlnet_blocks` and `pos_embed_input`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +39,15 @@ class MMDiTControlNetConfig:
     """`mmdit` has the sizes of this net's own blocks: its depth is the number of residuals. Stability's nets for 3.5 large: 19 blocks of
     the form 8b, width 64*38. Text width, table of positions, qk_norm and dual blocks concern joint blocks only."""
 
+    kind: ClassVar[str] = "mmdit_controlnet"
+
     mmdit: MMDiTConfig = field(default_factory=MMDiTConfig)
     form: Form = "joint"
     hint_channels: int = 16  # of the hint's latents, and of a mask where there is one
     zero_pooled: bool = False  # it was trained with zeros for the pooled text (and hints whose latents are not shifted)
+
+    def build(self) -> MMDiTControlNet:
+        return MMDiTControlNet(self)
 
     @property
     def residuals(self) -> int:

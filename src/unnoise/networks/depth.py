@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from unnoise.networks.attention import attention
 class DepthConfig:
     """Defaults: the small model (24,784,705 parameters)."""
 
+    kind: ClassVar[str] = "depth"
+
     width: int = 384
     layers: int = 12
     heads: int = 6
@@ -30,6 +32,9 @@ class DepthConfig:
     inner: int = 32  # of the head
     patch: int = 14
     positions: int = 37  # patches a side of the table, 518 pixels
+
+    def build(self) -> DepthAnything:
+        return DepthAnything(self)
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor], settings: Mapping[str, Any] | None = None) -> DepthConfig:

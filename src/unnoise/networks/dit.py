@@ -12,7 +12,7 @@ Module names are those of the authors' checkpoints.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from unnoise.networks.layers import TimestepMLP, position_table, unpatchify, who
 class DiTConfig:
     """Sizes of the paper: S 384x12, B 768x12, L 1024x24, XL 1152x28 (width x depth), 64 to 72 channels a head."""
 
+    kind: ClassVar[str] = "dit"
+
     in_channels: int = 4
     patch: int = 2
     width: int = 1152
@@ -35,6 +37,9 @@ class DiTConfig:
     learn_sigma: bool = True  # twice the channels out: the second half is the variance
     context_width: int = 0  # width of text tokens; 0: none
     pooled_width: int = 0  # width of the pooled text vector; 0: none
+
+    def build(self) -> DiT:
+        return DiT(self)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -11,8 +12,13 @@ from torch import Tensor, nn
 class ClassTokensConfig:
     """Defaults: ImageNet's classes and one more that stands for none."""
 
+    kind: ClassVar[str] = "class_tokens"
+
     classes: int = 1001
     width: int = 512
+
+    def build(self) -> ClassTokens:
+        return ClassTokens(self)
 
 
 class ClassTokens(nn.Module):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,12 +35,17 @@ class Fusion:
 class MLSDConfig:
     """Defaults: mlsd_tiny_512_fp32."""
 
+    kind: ClassVar[str] = "mlsd"
+
     stages: tuple[tuple[int, int, int, int], ...] = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2))
     """Expansion, channels, blocks and stride, as in MobileNetV2's table 2."""
     taps: tuple[int, ...] = (3, 6, 10)  # blocks whose features are fused
     fusions: tuple[Fusion, ...] = (Fusion(32, 64), Fusion(24, 64, 32, 32))  # the deepest first
     first: int = 12  # the number of the first fusing block
     double: bool = True  # the result is made twice as large
+
+    def build(self) -> MLSD:
+        return MLSD(self)
 
 
 MLSD_TINY = MLSDConfig()

@@ -15,9 +15,10 @@ Module names are those of the authors' checkpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ class MMDiTConfig:
     3.5 large: depth 38, qk_norm. 3.5 medium: depth 24, qk_norm, dual_blocks 13, positions 384.
     """
 
+    kind: ClassVar[str] = "mmdit"
+
     in_channels: int = 16
     patch: int = 2
     width: int = 1536
@@ -46,6 +49,9 @@ class MMDiTConfig:
     positions: int = 192  # side of the table of positions, in patches: the largest picture
     qk_norm: bool = False
     dual_blocks: int = 0  # so many blocks, from the first, have dual attention
+
+    def build(self) -> MMDiT:
+        return MMDiT(self)
 
 
 class Attention(nn.Module):
@@ -178,21 +184,23 @@ class MMDiT(nn.Module):
         t: Tensor,
         cond: Cond | None = None,
         *,
-        skip_layers: Collection[int] = (),
         residuals: Sequence[Tensor | None] = (),
     ) -> Tensor:
-        """skip_layers: blocks, counted from 0, that are left out; see `SkipLayers`. residuals: what ControlNets add behind each block,
-        (b, rows*cols, width) or None; see `Controlled`."""
+        """Skip-layer guidance (Stable Diffusion 3.5 medium) leaves out blocks: those that `cond.skip` (b, depth) names, with what is added
+        behind them. residuals: what ControlNets add behind each block, (b, rows*cols, width) or None; see `runtime/control.py`."""
         cond = Cond() if cond is None else cond
-        if unknown := set(skip_layers) - set(range(self.config.depth)):
-            raise ArgumentError(f"got skip_layers {sorted(unknown)}: this network's blocks are 0 to {self.config.depth - 1}")
+        skip = _skipped(cond, self.config.depth)
         image = self.embed(x)
         text = self.context_embedder(cond.need("tokens", "MMDiT"))
         c = self.t_embedder(t) + self.y_embedder(cond.need("pooled", "MMDiT"))
         for i, (block, added) in enumerate(zip_longest(self.joint_blocks, residuals)):
-            if i not in skip_layers:
-                text, image = block(text, image, c)
-                image = image if added is None else image + added
+            if skip[i] is True:
+                continue
+            before = text, image
+            text, image = block(text, image, c)
+            image = image if added is None else image + added
+            if skip[i] is not False:
+                text, image = (torch.where(skip[i], old, new) for old, new in zip(before, (text, image), strict=True))
         return unpatchify(self.final_layer(image, c), self.config.patch, x.shape[2] // self.config.patch, x.shape[3] // self.config.patch)
 
 
@@ -205,18 +213,11 @@ def middle(table: Tensor, rows: int, cols: int, patch: int) -> Tensor:
     return table.unflatten(1, (side, side))[:, top : top + rows, left : left + cols].flatten(1, 2)
 
 
-class SkipLayers(nn.Module):
-    """The same MMDiT, which may be `Controlled`, worse: it leaves out some of its blocks, and shares the weights of the rest.
-
-    Skip-layer guidance (Stable Diffusion 3.5 medium) makes a second denoiser of it, asks that one with the prompt in a part of the steps,
-    and pushes the guided estimate away from its answer, as autoguidance does with a smaller network (Karras et al. 2024):
-
-        x_0 = uncond + s (cond - uncond) + w (cond - weak)        w = 2.5, blocks 7, 8 and 9, from 1 % to 20 % of the steps
-    """
-
-    def __init__(self, network: nn.Module, layers: Collection[int]):
-        super().__init__()
-        self.network, self.layers = network, layers
-
-    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
-        return self.network(x, t, cond, skip_layers=self.layers)
+def _skipped(cond: Cond, depth: int) -> list[bool | Tensor]:
+    """For each block whether all rows leave it out, or none, or which, (b, 1, 1) on the tokens' device. Raises ArgumentError."""
+    if cond.skip is None:
+        return [False] * depth
+    if cond.skip.shape[1] != depth:
+        raise ArgumentError(f"got skip for {cond.skip.shape[1]} blocks: this network has {depth}, expected one column for each")
+    rows = cond.skip.to(cond.need("tokens", "MMDiT").device)[..., None, None]
+    return [bool(column.all()) or (bool(column.any()) and rows[:, i]) for i, column in enumerate(cond.skip.unbind(1))]

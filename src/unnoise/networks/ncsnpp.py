@@ -26,7 +26,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,8 @@ from unnoise.networks.layers import timestep_embedding
 @dataclass(frozen=True)
 class NCSNppConfig:
     """Defaults: DDPM++ for CIFAR-10 as EDM has it (55,732,739 parameters)."""
+
+    kind: ClassVar[str] = "ncsnpp"
 
     in_channels: int = 3
     out_channels: int = 3
@@ -66,6 +68,9 @@ class NCSNppConfig:
         if odd or self.stem % 2:
             got = f"got stem {self.stem} and widths {self.widths}, which give group norm {odd or self.stem} channels, also in sums"
             raise ArgumentError(f"{got}: choose multiples of 32")
+
+    def build(self) -> NCSNpp:
+        return NCSNpp(self)
 
     @property
     def emb_width(self) -> int:

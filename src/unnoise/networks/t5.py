@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ from unnoise.networks.attention import attention
 class T5Config:
     """Defaults: T5 v1.1 XXL (4,762,310,656 parameters)."""
 
+    kind: ClassVar[str] = "t5"
+
     vocab: int = 32128  # rows of the table; the tokenizer uses 32,100
     width: int = 4096
     layers: int = 24
@@ -32,6 +35,9 @@ class T5Config:
     mlp: int = 10240
     buckets: int = 32
     max_distance: int = 128  # in tokens; all that is farther shares a bucket
+
+    def build(self) -> T5Encoder:
+        return T5Encoder(self)
 
 
 class RMSNorm(nn.Module):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ REACH = 9  # latents around a tile; outside the grid of latents: 1/2 + 9/2 + 10/
 class TinyAutoencoderConfig:
     """Defaults: taesd and taesdxl (2,445,063 parameters)."""
 
+    kind: ClassVar[str] = "tiny"
+
     latent_channels: int = 4
     pooled: bool = False  # taef2: a group norm over the whole grid in the blocks beside the latents
     width: int = 64
@@ -35,6 +37,9 @@ class TinyAutoencoderConfig:
     scale: float = 1.0  # latents come as the diffusion model sees them
     shift: float = 0.0
     encodes: bool = True  # False: a file of the decoder alone
+
+    def build(self) -> TinyAutoencoder:
+        return TinyAutoencoder(self)
 
     @property
     def factor(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, 
 class CLIPTextConfig:
     """Defaults: the text tower of CLIP ViT-L/14 (123,060,480 parameters)."""
 
+    kind: ClassVar[str] = "clip"
+
     vocab: int = 49408
     length: int = 77  # positions
     width: int = 768
@@ -39,6 +41,9 @@ class CLIPTextConfig:
     activation: str = "quick_gelu"
     projection: int = 0  # width of the projected pooled vector; 0: none
     end_token: int = 49407
+
+    def build(self) -> CLIPTextEncoder:
+        return CLIPTextEncoder(self)
 
 
 class TextStates(NamedTuple):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,8 @@ from unnoise.networks.layers import timestep_embedding, whole_patches
 @dataclass(frozen=True)
 class UNetConfig:
     """Defaults: Stable Diffusion 1 (859,520,964 parameters)."""
+
+    kind: ClassVar[str] = "unet"
 
     in_channels: int = 4  # of x and of what the condition adds to it
     out_channels: int = 4
@@ -75,6 +77,9 @@ class UNetConfig:
             raise ArgumentError(
                 f"widths {sorted(set(odd))} do not divide into {self.groups} groups or whole heads: change one of the three"
             )
+
+    def build(self) -> UNet:
+        return UNet(self)
 
     @property
     def wave_width(self) -> int:

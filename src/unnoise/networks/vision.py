@@ -7,7 +7,7 @@ safety checker of Stable Diffusion: the tower, its projection, and twenty concep
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from unnoise.networks.text import Encoder
 class CLIPVisionConfig:
     """Defaults: the vision tower of CLIP ViT-L/14 (303,966,208 parameters with its projection)."""
 
+    kind: ClassVar[str] = "clip_vision"
+
     image: int = 224  # pixels a side
     patch: int = 14
     width: int = 1024
@@ -29,6 +31,9 @@ class CLIPVisionConfig:
     activation: str = "quick_gelu"
     projection: int = 768  # width of the projected vector; 0: none
     eps: float = 1e-5
+
+    def build(self) -> CLIPVisionEncoder:
+        return CLIPVisionEncoder(self)
 
     @property
     def positions(self) -> int:
@@ -88,6 +93,18 @@ class CLIPVisionEncoder(nn.Module):
             x = layer(x)
         pooled = self.vision_model.post_layernorm(x[:, 0])
         return VisionStates(x, pooled, self.visual_projection(pooled) if self.visual_projection else None)
+
+
+@dataclass(frozen=True)
+class SafetyConfig:
+    """Defaults: CompVis' safety checker."""
+
+    kind: ClassVar[str] = "safety"
+
+    vision: CLIPVisionConfig = CLIPVisionConfig()
+
+    def build(self) -> SafetyNetwork:
+        return SafetyNetwork(self.vision)
 
 
 class SafetyNetwork(nn.Module):

@@ -8,6 +8,7 @@ a variance. VQ-f4 is the first stage of LDM-4.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ CELLS = 4096  # latents that are compared with the codebook at once: 128 MiB of 
 class VQConfig:
     """Defaults: VQ-f4 of LDM-4 (55,298,206 parameters and a codebook of 24,576)."""
 
+    kind: ClassVar[str] = "vq"
+
     in_channels: int = 3
     latent_channels: int = 3  # and of a code
     codes: int = 8192
@@ -30,6 +33,9 @@ class VQConfig:
     scale: float = 1.0  # a diffusion model sees (z - shift) scale
     shift: float = 0.0
     groups: int = 32
+
+    def build(self) -> VQAutoencoder:
+        return VQAutoencoder(self)
 
     @property
     def factor(self) -> int:

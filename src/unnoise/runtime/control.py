@@ -25,40 +25,21 @@ ALWAYS = (-torch.inf, torch.inf)
 GUESSES = ("power", "logspace")  # how residuals grow in guess mode: see `scales`
 
 
-class Controlled(nn.Module):
-    """A network and its ControlNets, with the plain network's signature; the hints come in `Cond.hints`, one for each net.
+def residuals(network: nn.Module, x: Tensor, t: Tensor, cond: Cond, *, steady: bool = False) -> list[Tensor | None]:
+    """What all nets of the hints together add to each place of the network; [] where none acts.
 
-    All of them must have one dtype and stand on one device. Raises ArgumentError for nets that do not fit the network.
+    x (b, c, h, w) and t (b,) as the network is given them; hints as `Hint.at` leaves them, so that a row acts if it has a scale.
     steady: a net is always asked for as many rows as came, filled up, so that a picture's rounding does not depend on its companions.
     """
-
-    def __init__(self, network: nn.Module, nets: Sequence[ControlNet | MMDiTControlNet], *, steady: bool = False):
-        super().__init__()
-        self.network, self.nets, self.steady = network, nn.ModuleList(nets), steady
-        self.places = [net.places(network) for net in nets]
-
-    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None, **options: object) -> Tensor:
-        """options: of the network's own, such as skip_layers."""
-        cond = Cond() if cond is None else cond
-        return self.network(x, t, replace(cond, hints=None), residuals=self.residuals(x, t, cond), **options)
-
-    def residuals(self, x: Tensor, t: Tensor, cond: Cond) -> list[Tensor | None]:
-        """What all nets together add to each place of the network; [] where none acts."""
-        hints = cond.hints or ()
-        if len(hints) > len(self.nets):
-            raise ArgumentError(f"got {len(hints)} hints for {len(self.nets)} ControlNets: expected at most one each")
-        parts = []
-        for net, places, hint in zip(self.nets, self.places, hints, strict=False):
-            rows = hint.acts(t).nonzero()[:, 0]
-            if len(rows):
-                asked = self._ask(net, x, t, replace(cond, hints=None), hint, rows)
-                parts.append((places, _scaled(asked, hint.scales, rows, len(x))))
-        return _sum(parts)
-
-    def _ask(self, net: nn.Module, x: Tensor, t: Tensor, cond: Cond, hint: Hint, rows: Tensor) -> list[Tensor]:
-        filled = torch.cat([rows, rows[-1:].expand(len(x) - len(rows))]) if self.steady else rows
-        given = net(x[filled], t[filled], cond.pick(filled), hint.image.to(x.device)[filled], self.network)
-        return [residual[: len(rows)] for residual in given]
+    plain, parts = replace(cond, hints=None), []
+    for hint in cond.hints or ():
+        rows = (hint.scales != 0).any(1).nonzero()[:, 0]
+        if len(rows):
+            filled = torch.cat([rows, rows[-1:].expand(len(x) - len(rows))]) if steady else rows
+            index = filled.to(x.device)
+            answer = hint.net(x[index], t[index], plain.pick(filled), hint.image.to(x.device)[index], network)
+            parts.append((hint.net.places(network), _scaled([one[: len(rows)] for one in answer], hint.scales, rows, len(x))))
+    return _sum(parts)
 
 
 def _scaled(residuals: Sequence[Tensor], scales: Tensor, rows: Tensor, total: int) -> list[Tensor]:
@@ -66,11 +47,11 @@ def _scaled(residuals: Sequence[Tensor], scales: Tensor, rows: Tensor, total: in
     if scales.shape[1] != len(residuals):
         raise ArgumentError(f"got {scales.shape[1]} scales for a ControlNet of {len(residuals)} residuals: expected one each")
     scaled = []
-    for residual, scale in zip(residuals, scales.to(rows.device)[rows].unbind(1), strict=True):
-        scale = scale.to(torch.promote_types(residual.dtype, torch.float32)).view(-1, *[1] * (residual.ndim - 1))
+    for residual, column in zip(residuals, scales[rows].unbind(1), strict=True):
+        scale = column.to(residual.device, torch.promote_types(residual.dtype, torch.float32)).view(-1, *[1] * (residual.ndim - 1))
         product = torch.where(scale == 0, -0.0, scale * residual).to(residual.dtype)
         among = product.new_full((total, *residual.shape[1:]), -0.0)
-        scaled.append(among.index_copy(0, rows, product) if len(rows) < total else product)
+        scaled.append(among.index_copy(0, rows.to(product.device), product) if len(rows) < total else product)
     return scaled
 
 
@@ -144,4 +125,5 @@ def hint(
     config = net.control if isinstance(net, ControlNet) else net.config
     pooled = isinstance(net, ControlNet) and net.control.global_pool
     row = scales(config.residuals, scale, guess=None if pooled else guess, only_mid=only_mid)
-    return Hint(image, row.expand(len(image), -1), torch.tensor(acts, dtype=torch.float32).expand(len(image), 2))
+    window_of_rows = torch.tensor(acts, dtype=torch.float32).expand(len(image), 2)
+    return Hint(image, row.expand(len(image), -1), window_of_rows, net)

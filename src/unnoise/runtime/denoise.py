@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from unnoise.conditioning import Cond
 from unnoise.diffusion.predictions import Prediction
 from unnoise.diffusion.sampling import Estimate
 from unnoise.diffusion.schedules import Schedule
+from unnoise.runtime.control import residuals
 
 
 class Output(NamedTuple):
@@ -31,7 +33,7 @@ class NetworkDenoiser:
 
     dtype: what the network computes in; None is that of x. rows: the network always sees this many images, the last group filled up. A
     matrix product may round a row differently when it has more or fewer companions; with a fixed number, a picture is the same to the
-    last bit alone and in any batch. None: all at once.
+    last bit alone and in any batch. None: all at once. ControlNets come with the rows that they steer: see `Hint.net`.
     """
 
     network: nn.Module
@@ -39,6 +41,7 @@ class NetworkDenoiser:
     prediction: Prediction
     rows: int | None = None
     dtype: torch.dtype | None = None
+    times_on_cpu: bool = field(default=True, init=False)  # the driver gives t on the CPU: see `sampling.advance`
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor | Estimate:
         output, variance, alpha, sigma = self.output(x, t, cond)
@@ -50,26 +53,52 @@ class NetworkDenoiser:
         shape = (-1, *[1] * (x.ndim - 1))
         alpha, sigma = (value.to(x).view(shape) for value in (self.schedule.alpha(t), self.schedule.sigma(t)))
         scaled = (self.prediction.scale_in(alpha, sigma) * x).to(self.dtype or x.dtype)
-        answer = self._ask(scaled, self.schedule.timestep(t).to(x.device, torch.float32), cond)
-        said, *variance = answer.to(x.dtype).split(x.shape[1], dim=1)
+        timestep = self.schedule.timestep(t).to(torch.float32)
+        groups, answers = list(self._groups(len(x), cond)), []
+        for index, count, asked in groups:
+            noisy, told = _take(scaled, index), _take(timestep, index)
+            shown = replace(asked, hints=tuple(hint.at(told) for hint in asked.hints)) if asked.hints else asked
+            told = told.to(x.device)
+            added = residuals(self.network, noisy, told, shown, steady=self.rows is not None)
+            answer = self.network(noisy, told, replace(shown, hints=None), **({"residuals": added} if added else {}))
+            answers.append(answer[:count])
+        said, *variance = _in_order(answers, groups).to(x.dtype).split(x.shape[1], dim=1)
         return Output(said, variance[0] if variance else None, alpha, sigma)
 
-    def _ask(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
+    def _groups(self, images: int, cond: Cond) -> Iterator[Group]:
+        """The images that share a forward: those with as many tokens, at most `rows` at a time."""
         if cond.lengths is None or cond.tokens is None:
-            return self._grouped(x, timestep, cond)
-        answers: dict[int, Tensor] = {}
-        for length in cond.lengths.unique().tolist():  # rows of as many tokens together
-            index = (cond.lengths == length).nonzero()[:, 0]
-            own = replace(cond.pick(index), tokens=cond.tokens[index, :length], lengths=None)
-            answers |= dict(zip(index.tolist(), self._grouped(x[index], timestep[index], own), strict=True))
-        return torch.stack([answers[i] for i in range(len(x))])
+            alike = [(None, torch.arange(images))]
+        else:
+            alike = [(n, (cond.lengths == n).nonzero()[:, 0]) for n in cond.lengths.unique().tolist()]
+        for length, places in alike:
+            if self.rows is None and length is None:
+                yield Group(None, images, cond)
+                continue
+            for index in places.split(self.rows or images):
+                filled = torch.cat([index, index[-1:].expand(max(0, (self.rows or 0) - len(index)))])
+                own = cond.pick(filled)
+                if length is not None and own.tokens is not None:
+                    own = replace(own, tokens=own.tokens[:, :length], lengths=None)
+                yield Group(filled, len(index), own)
 
-    def _grouped(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-        if self.rows is None:
-            return self.network(x, timestep, cond)
-        groups = torch.arange(len(x), device=x.device).split(self.rows)
-        return torch.cat([self._group(x, timestep, cond, index) for index in groups])
 
-    def _group(self, x: Tensor, timestep: Tensor, cond: Cond, index: Tensor) -> Tensor:
-        filled = torch.cat([index, index[-1:].expand(self.rows - len(index))]) if self.rows else index
-        return self.network(x[filled], timestep[filled], cond.pick(filled))[: len(index)]
+class Group(NamedTuple):
+    """Images that are asked in one forward."""
+
+    index: Tensor | None  # (rows,) on the CPU: their places, the last one repeated up to the fixed number; None: all images in order
+    count: int  # how many of the answers count
+    cond: Cond
+
+
+def _take(values: Tensor, index: Tensor | None) -> Tensor:
+    return values if index is None else values[index.to(values.device)]
+
+
+def _in_order(answers: list[Tensor], groups: list[Group]) -> Tensor:
+    """The answers of all groups, (b, ...), each at its image's place."""
+    whole = answers[0] if len(answers) == 1 else torch.cat(answers)
+    order = [place for index, count, _ in groups if index is not None for place in index[:count].tolist()]
+    if order == sorted(order):
+        return whole
+    return whole[torch.tensor(order).argsort().to(whole.device)]

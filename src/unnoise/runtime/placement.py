@@ -58,6 +58,9 @@ def dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+CPU = Placement(torch.device("cpu"), torch.float32)
+
+
 class Networks(Mapping[str, nn.Module]):
     """The networks of one model by place ("network", "autoencoder", "text_encoder", ...), their configs, and their placement.
 
@@ -65,7 +68,7 @@ class Networks(Mapping[str, nn.Module]):
     Raises ArgumentError for a network without a config, or a config without a network.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], configs: Mapping[str, object], placement: Placement):
+    def __init__(self, modules: Mapping[str, nn.Module] | nn.ModuleDict, configs: Mapping[str, object], placement: Placement = CPU):
         if unpaired := sorted({*modules} ^ {*configs}):
             raise ArgumentError(f"got {', '.join(unpaired)} without a network or without its config: expected both for every place")
         self._modules, self._configs = MappingProxyType(dict(modules)), MappingProxyType(dict(configs))

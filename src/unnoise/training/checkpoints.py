@@ -14,16 +14,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from unnoise.checkpoints import files
+from unnoise.checkpoints.store import write
 from unnoise.errors import FileError
 from unnoise.training.ema import EMA
+from unnoise.training.trainee import Parameters
 
 MANIFEST = "manifest.json"
 
 
-def save(folder: Path, step: int, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, keep: int) -> Path:
+def save(folder: Path, step: int, parameters: Parameters, ema: EMA, optimizer: torch.optim.Optimizer, keep: int) -> Path:
     """Write `folder/step-…`; of it and the older ones, keep the newest `keep`. Raises FileError."""
     final = folder / f"step-{step:08d}"
     for left in folder.glob("*.partial"):  # by a run that was killed here
@@ -32,15 +33,15 @@ def save(folder: Path, step: int, model: nn.Module, ema: EMA, optimizer: torch.o
     partial.mkdir(parents=True)
     hashes = {}
     try:
-        for name, tensors in _tensors(model, ema, optimizer).items():
+        for name, tensors in _tensors(parameters, ema, optimizer).items():
             path = partial / f"{name}.safetensors"
-            files.write(path, tensors)
-            hashes[path.name] = files.sha256(path)
+            write.tensors(path, tensors)
+            hashes[path.name] = write.sha256(path)
         _write_manifest(partial / MANIFEST, {"step": step, "sha256": hashes})
-        files.sync(partial)
+        write.sync(partial)
         shutil.rmtree(final, ignore_errors=True)  # it is damaged, or the run would have gone on from it
         os.replace(partial, final)
-        files.sync(folder)  # before an older one is removed
+        write.sync(folder)  # before an older one is removed
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
         raise
@@ -54,18 +55,20 @@ def newest(folder: Path) -> Path | None:
     return next((path for path in reversed(_all(folder)) if _whole(path)), None)
 
 
-def restore(path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
+def restore(path: Path, parameters: Parameters, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
     """Load everything in place; gives the number of steps already taken. Raises FileError when the network is another one."""
     weights = load_file(path / "weights.safetensors")
-    shapes = [{name: value.shape for name, value in group} for group in (weights.items(), model.named_parameters())]
+    shapes = [{name: value.shape for name, value in group} for group in (weights.items(), parameters.items())]
     try:
-        files.match(path, *shapes)
+        write.match(path, *shapes)
     except FileError as error:
         raise FileError(f"{error}; the recipe changed since this run began: give another --output-dir") from None
-    model.load_state_dict(weights, strict=False)  # buffers are not saved: they are constants
+    with torch.no_grad():
+        for name, value in weights.items():
+            parameters[name].copy_(value)
     for name, value in load_file(path / "ema.safetensors").items():
         ema.weights[name].copy_(value)
-    _load_optimizer(model, optimizer, load_file(path / "optimizer.safetensors"))
+    _load_optimizer(parameters, optimizer, load_file(path / "optimizer.safetensors"))
     return _manifest(path)["step"]
 
 
@@ -75,7 +78,7 @@ def _all(folder: Path) -> list[Path]:
 
 def _whole(path: Path) -> bool:
     hashes = _manifest(path).get("sha256", {})
-    return bool(hashes) and all((path / name).is_file() and files.sha256(path / name) == digest for name, digest in hashes.items())
+    return bool(hashes) and all((path / name).is_file() and write.sha256(path / name) == digest for name, digest in hashes.items())
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -97,19 +100,18 @@ def _write_manifest(path: Path, content: dict[str, Any]) -> None:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _tensors(model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+def _tensors(parameters: Parameters, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
     """The files of a checkpoint."""
-    weights = {name: p.detach() for name, p in model.named_parameters()}
-    return {"weights": weights, "ema": ema.weights, "optimizer": _optimizer_state(model, optimizer)}
+    weights = {name: p.detach() for name, p in parameters.items()}
+    return {"weights": weights, "ema": ema.weights, "optimizer": _optimizer_state(parameters, optimizer)}
 
 
-def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_state(parameters: Parameters, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """AdamW's two moments and its step count, under the parameters' names."""
-    return {f"{name}/{key}": value for name, p in model.named_parameters() for key, value in optimizer.state[p].items()}
+    return {f"{name}/{key}": value for name, p in parameters.items() for key, value in optimizer.state[p].items()}
 
 
-def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
+def _load_optimizer(parameters: Parameters, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     for full, value in tensors.items():
         name, key = full.rsplit("/", 1)
         # AdamW keeps its step count on the CPU unless the kernel is fused; moments live beside their parameter.

@@ -1,70 +1,74 @@
-"""The loss of one batch: captions and pictures in, one number out. Every random choice comes from the generator it is given."""
+"""Objectives: a batch and random numbers in, one loss out. The loop knows no more of them than that."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from unnoise.diffusion.losses import Loss, TimeSampling, noised
-from unnoise.diffusion.predictions import Prediction
-from unnoise.diffusion.schedules import Schedule
-from unnoise.networks.drafts import condition, draft, target
-from unnoise.networks.tokenizers import Tokenizer
+from unnoise.errors import ArgumentError
+from unnoise.training.batch import Batch, Draw
+from unnoise.training.trainee import Trainee
+
+B = TypeVar("B", contravariant=True)
 
 
-class TextDenoiser(nn.Module):
-    """Text encoder and network as one module: (x, timestep, token ids) -> the network's output."""
+class Objective(Protocol[B]):
+    """What a training run minimises, over batches of one kind."""
 
-    def __init__(self, networks: nn.ModuleDict):
-        super().__init__()
-        self.networks = networks
-
-    def forward(self, x: Tensor, timestep: Tensor, ids: Tensor) -> Tensor:
-        states = self.networks["text_encoder"](ids)
-        return self.networks["network"](x, timestep, condition(states, *x.shape[2:]))
-
-    def draft(self, ids: Tensor) -> Tensor:
-        """The drafts (b, 3, cells, cells) of token ids alone."""
-        small = draft(self.networks["text_encoder"](ids))
-        assert small is not None  # asked for only where the recipe has drafts
-        return small
+    def __call__(self, batch: B, draw: Draw) -> Tensor:
+        """The loss, a float32 scalar with a gradient."""
+        ...
 
 
 @dataclass(frozen=True)
-class Objective:
-    """Which noise levels are drawn, what the network is asked, and how its error counts."""
+class Denoising:
+    """The squared error of the network's output at random times (Ho et al. 2020, eq. 14; weights as `Loss` says).
 
-    schedule: Schedule
-    prediction: Prediction
-    loss: Loss
-    times: TimeSampling
-    tokenizer: Tokenizer
-    caption_dropout: float
-    autocast: torch.dtype | None
-    device: torch.device
-    draft_cells: int
-    draft_weight: float
+    The output is that of `NetworkDenoiser.output`, which sampling uses too. Of a learned variance nothing is trained.
+    autocast: the number format in which networks multiply; None is their own. Weights, outputs and the loss stay in float32.
+    """
 
-    def __call__(self, network: Callable[..., Tensor], pictures: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
-        """Mean loss of the batch, float32."""
-        n = len(captions)
-        drop = torch.rand(n, generator=generator) < self.caption_dropout  # the empty caption learns the unconditional model
-        ids = self.tokenizer(["" if gone else text for gone, text in zip(drop, captions, strict=True)]).ids.to(self.device)
-        noise = torch.randn(pictures.shape, generator=generator).to(self.device)
-        t = self.times.draw(n, self.schedule, generator).to(self.device)
-        x0 = pictures.to(self.device)
-        x, alpha, sigma = noised(x0, noise, t, self.schedule)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output = network(x, self.schedule.timestep(t).float(), ids)
-        return self.loss(output.float(), x0, noise, alpha, sigma, self.prediction).mean()
+    trainee: Trainee
+    loss: Loss = field(default_factory=Loss)
+    times: TimeSampling = field(default_factory=TimeSampling)
+    autocast: torch.dtype | None = None
 
-    def draft(self, model: TextDenoiser, pictures: Tensor, captions: list[str]) -> Tensor:
-        """Mean squared error of the drafts of these captions, weighted."""
-        ids = self.tokenizer(captions).ids.to(self.device)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            drafts = model.draft(ids)
-        return self.draft_weight * F.mse_loss(drafts.float(), target(pictures.to(self.device), self.draft_cells))
+    def __call__(self, batch: Batch, draw: Draw) -> Tensor:
+        """The mean over the rows."""
+        return self.losses(batch, draw).mean()
+
+    def losses(self, batch: Batch, draw: Draw) -> Tensor:
+        """The weighted losses (b,) of the rows, each a mean over c, h, w."""
+        denoiser, x0 = self.trainee.denoiser, batch.x0
+        noise = draw.noise(x0)
+        t = draw.times(len(x0), self.times, denoiser.schedule).to(x0.device)
+        x, alpha, sigma = noised(x0, noise, t, denoiser.schedule)
+        with torch.autocast(x0.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            output = denoiser.output(x, t, self.trainee.condition(batch)).output
+        losses = self.loss(output, x0, noise, alpha, sigma, denoiser.prediction)
+        return losses if batch.weight is None else losses * batch.weight
+
+
+@dataclass(frozen=True)
+class WithPrior:
+    """Prior preservation (Ruiz et al. 2023, eq. 2): the loss of the subject plus `weight` times that of pictures of its class.
+
+    A batch has `rows` rows of the subject, then those of the class, as `batch.joined` puts them. Each part has its mean, so that the
+    number of class pictures does not change their weight. Raises ArgumentError for a batch without rows of the class.
+    """
+
+    denoising: Denoising
+    rows: int
+    weight: float = 1.0
+
+    def __call__(self, batch: Batch, draw: Draw) -> Tensor:
+        if not 0 < self.rows < len(batch):
+            raise ArgumentError(
+                f"got a batch of {len(batch)} rows, {self.rows} of them of the subject: expected rows of the class behind them"
+            )
+        losses = self.denoising.losses(batch, draw)
+        return losses[: self.rows].mean() + self.weight * losses[self.rows :].mean()

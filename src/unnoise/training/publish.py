@@ -1,25 +1,13 @@
-"""From a checkpoint of a run to a model file: the averaged weights, in half precision, with spec and tokenizer."""
+"""From a run to a file of its own: the averaged weights, in the form that its trainee writes."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from unnoise.errors import ArgumentError, FileError
-from unnoise.model import Model
 from unnoise.training.loop import Run
-from unnoise.training.setup import spec
-
-
-def averaged(run: Run, dtype: torch.dtype = torch.float32) -> Model:
-    """The run's averaged weights as a model; the live weights are left alone."""
-    description = spec(run.config, run.objective.tokenizer)
-    networks = description.build("meta")
-    weights = {name.removeprefix("networks."): value.to(dtype) for name, value in run.ema.weights.items()}
-    networks.load_state_dict(weights, strict=True, assign=True)
-    return Model(description, run.objective.tokenizer, networks.eval().requires_grad_(False))
 
 
 def check(path: Path) -> None:
@@ -30,6 +18,6 @@ def check(path: Path) -> None:
         raise FileError(f"cannot publish to {str(path)!r}: expected a folder at {str(path.parent)!r} that may be written to")
 
 
-def publish(run: Run, path: Path) -> None:
-    """Write the averaged weights as float16."""
-    averaged(run, torch.float16).save(path)
+def publish(run: Run[Any], path: Path) -> None:
+    """Write the averaged values of what was trained."""
+    run.trainee.save(path, run.ema.weights)

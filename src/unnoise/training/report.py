@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from unnoise.errors import MissingExtra
 from unnoise.images.sheet import sheet
+from unnoise.pipeline.model import Model
 from unnoise.training.loop import Run, Step
-from unnoise.training.publish import averaged
 
 COLUMNS = ("step", "loss", "learning_rate", "grad_norm", "seconds")
 
 
 @dataclass
 class Report:
-    """Feed it every step; it writes every log_steps and sample_steps.
+    """Feed it every step; it writes every log_steps and sample_steps. `averaged` gives the model that draws the samples.
 
     A row of the log is the mean since the row before. After a resume the first one begins at the checkpoint: it has all its steps where
     checkpointing_steps is a multiple of log_steps and the run was not stopped between.
     """
 
-    run: Run
+    run: Run[Any]
+    averaged: Callable[[], Model]
     _recent: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -36,15 +39,15 @@ class Report:
 
     @property
     def log(self) -> Path:
-        return self.run.config.output_dir / "log.csv"
+        return self.run.settings.output_dir / "log.csv"
 
     def add(self, step: Step) -> None:
         self._recent.append(step)
         last = step.step == step.steps
-        if step.step % self.run.config.log_steps == 0 or last:
+        if step.step % self.run.settings.log_steps == 0 or last:
             self._write_log()
             plot(self.log, self.log.with_name("loss.png"))
-        if self.run.config.sample_prompts and (step.step % self.run.config.sample_steps == 0 or last):
+        if self.run.settings.sample_prompts and (step.step % self.run.settings.sample_steps == 0 or last):
             self._write_samples(step.step)
 
     def _write_log(self) -> None:
@@ -58,10 +61,10 @@ class Report:
         self._recent.clear()
 
     def _write_samples(self, step: int) -> None:
-        prompts = list(self.run.config.sample_prompts)
-        model = averaged(self.run)
+        prompts = list(self.run.settings.sample_prompts)
+        model = self.averaged()
         pictures = model.to_pil(model.generate(prompts, seed=0).latents)
-        folder = self.run.config.output_dir / "samples"
+        folder = self.run.settings.output_dir / "samples"
         folder.mkdir(exist_ok=True)
         sheet(pictures, prompts).save(folder / f"step-{step:08d}.png")
 

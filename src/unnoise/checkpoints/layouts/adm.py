@@ -13,15 +13,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from unnoise.checkpoints.families import FAMILIES
+from unnoise.checkpoints.found import Found, Hints, Part
 from unnoise.checkpoints.keys import Layout, Order, Shape, count
 from unnoise.checkpoints.layouts import numbered, sizes
-from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.specs import ModelSpec
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
-from unnoise.networks.classifier import Classifier, ClassifierConfig
-from unnoise.networks.unet import UNet, UNetConfig
+from unnoise.families.spec import ModelSpec
+from unnoise.families.table import FAMILIES
+from unnoise.networks.classifier import ClassifierConfig
+from unnoise.networks.unet import UNetConfig
 
 INPUTS = r"input_blocks\.(\d+)\."
 NEW_ORDER = ("adm-64",)  # the one published model with use_new_attention_order
@@ -38,8 +38,9 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     row = family(config)
     config = sizes.divided(config, row, asked)
     order = hints.get("file", {}).get("order", "qkv head d" if row.name in NEW_ORDER else "head qkv d")
-    spec = row.model_copy(update={"unet": config, "conditioning": "labels" if config.num_classes else "none"})
-    return Found(spec, {"network": Part(UNet, config, numbered.unet(config, order), own)}, tuple(_told(row, config)))
+    conditioning = "labels" if config.num_classes else "none"
+    spec = row.with_networks({"network": config}).model_copy(update={"conditioning": conditioning})
+    return Found(spec, {"network": Part(config, numbered.unet(config, order), own)}, tuple(_told(row, config)))
 
 
 def unet_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> UNetConfig:
@@ -89,7 +90,7 @@ def classifier_part(weights: Weights, hints: Mapping[str, Any], order: Order = "
     if own is None or not {"out.2.positional_embedding", "out.3.weight"} & own.shapes.keys():
         return None
     config = classifier_config(own.shapes, hints)
-    return Part(Classifier, config, classifier(config, order), own)
+    return Part(config, classifier(config, order), own)
 
 
 def classifier_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> ClassifierConfig:

@@ -5,12 +5,12 @@ Nothing in a file tells a consistency function from its teacher, which is an EDM
 
 from __future__ import annotations
 
-from unnoise.checkpoints.families import FAMILIES
+from unnoise.checkpoints.found import Found, Hints, Part
 from unnoise.checkpoints.keys import Layout
 from unnoise.checkpoints.layouts import adm, numbered, sizes
-from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.weights import Weights
-from unnoise.networks.unet import UNet, UNetConfig
+from unnoise.checkpoints.store.weights import Weights
+from unnoise.families.table import FAMILIES
+from unnoise.networks.unet import UNetConfig
 
 INSIDE = {
     **numbered.INSIDE,
@@ -34,4 +34,4 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     row = row or FAMILIES["consistency-imagenet64" if config.num_classes else "consistency-lsun"]
     config = sizes.divided(config, row, asked)
     told = ("joint query, key, value matrices of four axes", "a consistency function, for nothing tells its teacher: give prediction='edm'")
-    return Found(row.model_copy(update={"unet": config}), {"network": Part(UNet, config, unet(config), own)}, told)
+    return Found(row.with_networks({"network": config}), {"network": Part(config, unet(config), own)}, told)

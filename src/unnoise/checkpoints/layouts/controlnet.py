@@ -15,13 +15,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from unnoise.checkpoints.folder.configs import UNET
+from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.keys import Layout, Shape, count
 from unnoise.checkpoints.layouts import diffusers, numbered
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
-from unnoise.networks.controlnet import ControlNet, ControlNetConfig
-from unnoise.networks.controlnet_mmdit import Form, MMDiTControlNet, MMDiTControlNetConfig
+from unnoise.networks.controlnet import ControlNetConfig
+from unnoise.networks.controlnet_mmdit import Form, MMDiTControlNetConfig
 from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.unet import UNetConfig, kept_widths
 
@@ -55,7 +56,7 @@ def part(weights: Weights, config: Mapping[str, Any], hints: Mapping[str, Any]) 
         return None
     apart = "transformer_blocks.0.attn.to_q.weight" in weights
     made = mmdit_config(weights.shapes, config, hints)
-    return Part(MMDiTControlNet, made, diffusers_mmdit(made) if apart else stability(made), weights)
+    return Part(made, diffusers_mmdit(made) if apart else stability(made), weights)
 
 
 def family(config: ControlNetConfig | MMDiTControlNetConfig) -> str:
@@ -91,14 +92,14 @@ def _part(
     hint = "input_hint_block" if "input_hint_block.0.weight" in weights else "controlnet_cond_embedding"
     order, pooled = config.get("controlnet_conditioning_channel_order", "rgb"), bool(config.get("global_pool_conditions"))
     made = ControlNetConfig(unet, *_hint(weights.shapes, hint), order, pooled)
-    return Part(ControlNet, made, layout(made), weights)
+    return Part(made, layout(made), weights)
 
 
 def _told(config: Config, read: Mapping[str, Any]) -> dict[str, Any]:
     """What a config.json says beside the shapes."""
     if not config:
         return {}
-    whole = diffusers.unet_config({"out_channels": read["in_channels"], **config})
+    whole = UNET.read({"out_channels": read["in_channels"], **config})
     names = ["heads", "head_width", "time_shift", "time_cos_first", "groups", "eps", *([] if read["context_width"] else ["context_width"])]
     return {name: getattr(whole, name) for name in names}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unnoise.checkpoints.families import FAMILIES
+from unnoise.checkpoints.found import Found, Hints, Part
 from unnoise.checkpoints.keys import Layout, Shape, count
 from unnoise.checkpoints.layouts import sizes
-from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.weights import Weights
-from unnoise.networks.unet import UNet, UNetConfig
+from unnoise.checkpoints.store.weights import Weights
+from unnoise.families.table import FAMILIES
+from unnoise.networks.unet import UNetConfig
 
 INSIDE = {
     r"^\.time_emb_proj\.": ".temb_proj.",
@@ -57,4 +57,4 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     config = unet_config(own.shapes, hints.get("network", {}))
     row = sizes.same_sizes(config, sizes.rows("ddpm")) or FAMILIES["ddpm-cifar"]
     told = ("the names of Ho et al.'s U-Net in PyTorch",)
-    return Found(row.model_copy(update={"unet": config}), {"network": Part(UNet, config, unet(config), own)}, told)
+    return Found(row.with_networks({"network": config}), {"network": Part(config, unet(config), own)}, told)

@@ -10,15 +10,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from unnoise.checkpoints.families import FAMILIES
-from unnoise.checkpoints.keys import Layout, Shape
+from unnoise.checkpoints.found import Found, Hints, Part
+from unnoise.checkpoints.keys import Layout, Networks, Shape, write
 from unnoise.checkpoints.layouts import sizes
-from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.specs import ModelSpec
-from unnoise.checkpoints.weights import Weights
-from unnoise.networks.dit import DiT, DiTConfig
+from unnoise.checkpoints.store.weights import Weights
+from unnoise.errors import FileError
+from unnoise.families.spec import ModelSpec
+from unnoise.families.table import FAMILIES
+from unnoise.networks.dit import DiTConfig
 from unnoise.networks.layers import position_table
 
 WIDE = {384: 6, 768: 12, 1024: 16, 1152: 16}  # the paper's heads by width
@@ -58,14 +60,14 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     side = math.isqrt(own.shapes["pos_embed"][1]) * config.patch if "pos_embed" in own else 32
     spec = named(config, 8 * side)
     told = (f"{config.depth} blocks of width {config.width}, patches of {config.patch}", f"latents of {side}x{side} by the position table")
-    return Found(spec, {"network": Part(DiT, config, dit(config), own)}, told)
+    return Found(spec, {"network": Part(config, dit(config), own)}, told)
 
 
 def named(config: DiTConfig, size: int) -> ModelSpec:
     """The published model with this network and size, or XL/2 with another network."""
     rows = sizes.rows("dit")
-    row = next((row for row in rows if (row.dit, row.size) == (config, size)), FAMILIES["dit-xl-2"])
-    return row.model_copy(update={"dit": config, "size": size, "null_label": config.num_classes})
+    row = next((row for row in rows if (row.network, row.size) == (config, size)), FAMILIES["dit-xl-2"])
+    return row.with_networks({"network": config}).model_copy(update={"size": size, "null_label": config.num_classes})
 
 
 def diffusers(config: DiTConfig) -> Layout:
@@ -90,3 +92,28 @@ def diffusers(config: DiTConfig) -> Layout:
         r"^\.adaLN_modulation\.1\.": ".norm1.linear.",
     }
     return Layout(names, inside, ignored=r"^transformer_blocks\.[1-9]\d*\.norm1\.emb\.|^pos_embed\.pos_embed$")
+
+
+def check_copies(weights: Weights, depth: int) -> None:
+    """Raises FileError where the copies that every block has of the embedders differ: then no single network is all of them."""
+    for i in range(1, depth):
+        for part in ("timestep_embedder.linear_1.bias", "timestep_embedder.linear_2.bias"):
+            first, copy = (weights.read(f"transformer_blocks.{k}.norm1.emb.{part}") for k in (0, i))
+            if not torch.equal(first, copy):
+                raise FileError(
+                    f"{weights.path}: block {i} has another {part} than block 0: DiT has one embedder, so this was trained apart"
+                )
+
+
+def copies(stored: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """The tensors of the two embedders for the blocks behind the first, each of which has its own copy there."""
+    first = "transformer_blocks.0.norm1.emb."
+    embedders = {key.removeprefix(first): value for key, value in stored.items() if key.startswith(first)}
+    return {f"transformer_blocks.{i}.norm1.emb.{key}": value.clone() for i in range(1, depth) for key, value in embedders.items()}
+
+
+def tensors(spec: ModelSpec, networks: Networks) -> dict[str, Tensor]:
+    """The tensors of facebook's file, with its table of positions. Raises FileError for another family."""
+    if not isinstance(spec.network, DiTConfig) or spec.conditioning != "labels":
+        raise FileError(f"layout 'dit' has class-conditional DiT, got {spec.name}: use another layout")
+    return write(dit(spec.network), networks["network"].state_dict()) | constants(spec.network, spec.size // spec.factor)

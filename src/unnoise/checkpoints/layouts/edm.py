@@ -14,14 +14,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from unnoise.checkpoints.families import family
+from unnoise.checkpoints.found import Found, Hints, Part
 from unnoise.checkpoints.keys import Layout, Shape
 from unnoise.checkpoints.layouts import sizes
-from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.specs import ModelSpec
-from unnoise.checkpoints.weights import Weights
-from unnoise.networks.ncsnpp import NCSNpp, NCSNppConfig
-from unnoise.networks.unet import UNet, UNetConfig
+from unnoise.checkpoints.store.weights import Weights
+from unnoise.families.spec import ModelSpec
+from unnoise.families.table import family
+from unnoise.networks.ncsnpp import NCSNppConfig
+from unnoise.networks.unet import UNetConfig
 
 IGNORED = r"resample_filter$|^u$"
 INSIDE = {
@@ -138,23 +138,21 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     asked, side = hints.get("network", {}), sides(own.shapes)[0]
     if "out_conv.weight" in own:
         config = dhariwal_config(own.shapes, asked)
-        part = Part(UNet, config, dhariwal(config, side), own)
+        part = Part(config, dhariwal(config, side), own)
     else:
         config = song_config(own.shapes, asked)
-        part = Part(NCSNpp, config, song(config, side), own)
+        part = Part(config, song(config, side), own)
     row = _row(config, side, any(key == "u" or key.endswith(".u") for key in weights), hints.get("file", {}).get("family"))
     return Found(row, {"network": part}, tuple(_told(row, config)))
 
 
 def _row(config: NCSNppConfig | UNetConfig, side: int, rounded: bool, asked: str | None) -> ModelSpec:
     """rounded: the file has the table of noise levels of EDM's form of improved DDPM."""
-    field = "unet" if isinstance(config, UNetConfig) else "ncsnpp"
-    like = [row for row in sizes.rows("edm") if "baseline" not in row.name and getattr(row, field)]
-    exact = next((row for row in like if getattr(row, field) == config and row.size == side), like[0])
+    like = [row for row in sizes.rows("edm") if "baseline" not in row.name and row.network.kind == config.kind]
+    exact = next((row for row in like if row.network == config and row.size == side), like[0])
     row = family(asked or ("edm-baseline-iddpm" if rounded else exact.name))
-    fields = {"unet": None, "ncsnpp": None, field: config, "size": side}
     labels = {"conditioning": "labels" if config.num_classes else "none", "null_label": config.num_classes or None}
-    return row.model_copy(update={**fields, **labels})
+    return row.with_networks({"network": config}).model_copy(update={"size": side, **labels})
 
 
 def _told(row: ModelSpec, config: NCSNppConfig | UNetConfig) -> list[str]:

@@ -8,12 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unnoise.checkpoints.keys import Layout, Shape, count
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
-from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
-from unnoise.networks.vq import VQAutoencoder, VQConfig
+from torch import Tensor
 
+from unnoise.checkpoints.found import Part
+from unnoise.checkpoints.keys import Layout, Networks, Shape, count, under, write
+from unnoise.checkpoints.store.weights import Weights
+from unnoise.errors import FileError
+from unnoise.families.spec import FirstStage
+from unnoise.networks.autoencoder import AutoencoderConfig
+from unnoise.networks.taesd import TinyAutoencoderConfig
+from unnoise.networks.vq import VQConfig
+
+PREFIX = "first_stage_model."
+TINY = "a model with a tiny autoencoder in its autoencoder's place is not saved: load it with the autoencoder of its own"
 INSIDE = {
     r"^\.conv_shortcut\.": ".nin_shortcut.",
     r"^\.group_norm\.": ".norm.",
@@ -76,6 +83,16 @@ def part(own: Weights, hints: Mapping[str, Any]) -> Part | None:
         return None
     if "quantize.embedding.weight" in own:
         sizes = vq_config(own.shapes, hints)
-        return Part(VQAutoencoder, sizes, vq(sizes), own)
+        return Part(sizes, vq(sizes), own)
     config = autoencoder_config(own.shapes, hints)
-    return Part(Autoencoder, config, autoencoder(config), own)
+    return Part(config, autoencoder(config), own)
+
+
+def tensors(config: FirstStage | None, networks: Networks) -> dict[str, Tensor]:
+    """The autoencoder's tensors as a single file has them; none where the model has no autoencoder. Raises FileError for a tiny one."""
+    if config is None or "autoencoder" not in networks:
+        return {}
+    if isinstance(config, TinyAutoencoderConfig):
+        raise FileError(TINY)
+    layout = vq(config) if isinstance(config, VQConfig) else autoencoder(config)
+    return under(PREFIX, write(layout, networks["autoencoder"].state_dict()))

@@ -14,13 +14,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from unnoise.checkpoints.families import FAMILIES
+from unnoise.checkpoints.found import Found, Hints, Part
 from unnoise.checkpoints.keys import Layout, Shape
 from unnoise.checkpoints.layouts import sizes
-from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
-from unnoise.networks.ncsnpp import NCSNpp, NCSNppConfig
+from unnoise.families.table import FAMILIES
+from unnoise.networks.ncsnpp import NCSNppConfig
 
 INSIDE = {
     r"^\.block\.": ".",
@@ -130,5 +130,5 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     kind = "ncsnpp" if config.fourier else "ddpm" if config.resample == "conv" else "ddpmpp"
     row = FAMILIES[f"score-sde-{kind}-cifar"]
     told = {"ncsnpp": "random frequencies: variance exploding", "ddpmpp": "sinusoids: the VP SDE", "ddpm": "DDPM's blocks: its table"}[kind]
-    part = Part(NCSNpp, config, ncsnpp(config), own)
-    return Found(row.model_copy(update={"ncsnpp": config}), {"network": part}, (f"score_sde, {told}",))
+    part = Part(config, ncsnpp(config), own)
+    return Found(row.with_networks({"network": config}), {"network": part}, (f"score_sde, {told}",))

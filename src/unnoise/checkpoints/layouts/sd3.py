@@ -11,15 +11,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from unnoise.checkpoints.families import FAMILIES, resized
-from unnoise.checkpoints.keys import Shape, count
-from unnoise.checkpoints.layouts import first_stage, texts
-from unnoise.checkpoints.parts import Found, Hints, Part
-from unnoise.checkpoints.specs import TEXT_FIELDS
-from unnoise.checkpoints.weights import Weights
-from unnoise.networks.mmdit import MMDiT, MMDiTConfig
+import torch
+from torch import Tensor
 
-MMDIT, STAGE, TEXTS = "model.diffusion_model.", "first_stage_model.", "text_encoders."
+from unnoise.checkpoints.found import Found, Hints, Part
+from unnoise.checkpoints.keys import Networks, Shape, count, under
+from unnoise.checkpoints.layouts import first_stage, texts
+from unnoise.checkpoints.store.weights import Weights
+from unnoise.errors import FileError
+from unnoise.families.spec import ModelSpec
+from unnoise.families.table import FAMILIES, resized
+from unnoise.networks.mmdit import MMDiTConfig
+
+MMDIT, TEXTS = "model.diffusion_model.", "text_encoders."
 
 
 def recognise(weights: Weights, hints: Hints) -> Found | None:
@@ -28,13 +32,11 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     if "joint_blocks.0.x_block.attn.qkv.weight" not in mmdit:
         return None
     config = mmdit_config(mmdit.shapes, hints.get("network", {}))
-    parts = {"network": Part(MMDiT, config, texts.same(), mmdit)}
-    if stage := first_stage.part(weights.prefixed(STAGE), hints.get("autoencoder", {})):
+    parts = {"network": Part(config, texts.same(), mmdit)}
+    if stage := first_stage.part(weights.prefixed(first_stage.PREFIX), hints.get("autoencoder", {})):
         parts["autoencoder"] = stage
     parts |= text_parts(weights, hints)
-    name = family(config)
-    fields = {"network": "mmdit", **TEXT_FIELDS}
-    spec = resized(FAMILIES[name], {fields.get(place, place): part.config for place, part in parts.items()})
+    spec = resized(FAMILIES[family(config)], {place: part.config for place, part in parts.items()})
     return Found(spec, parts, (f"{config.depth} joint blocks, {'with' if config.qk_norm else 'no'} norm of queries and keys",)).with_stage()
 
 
@@ -70,4 +72,20 @@ def text_parts(weights: Weights, hints: Hints) -> dict[str, Part]:
     own = weights.prefixed(f"{TEXTS}t5xxl.transformer.")
     if len(own):
         found["text_encoder_3"] = texts.t5_part(own, hints.get("text_encoder_3", {}))
+    return found
+
+
+def tensors(spec: ModelSpec, networks: Networks) -> dict[str, Tensor]:
+    """Stable Diffusion 3's. Its first text encoder has no projection there: an identity is left out."""
+    found = under(MMDIT, networks["network"].state_dict()) | first_stage.tensors(spec.first_stage, networks)
+    for place, name in (("text_encoder", "clip_l"), ("text_encoder_2", "clip_g"), ("text_encoder_3", "t5xxl")):
+        if place not in networks:
+            continue
+        weights = dict(networks[place].state_dict())
+        if place == "text_encoder" and (projection := weights.pop("text_projection.weight", None)) is not None:
+            if not torch.equal(projection, torch.eye(len(projection), dtype=projection.dtype, device=projection.device)):
+                raise FileError(
+                    "its first text encoder has a projection, which Stable Diffusion 3's single file has not: use layout 'diffusers'"
+                )
+        found |= under(f"{TEXTS}{name}.transformer.", weights)
     return found

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.keys import Layout, Shape
 from unnoise.checkpoints.layouts import diffusers, texts
 from unnoise.checkpoints.layouts import first_stage as stages
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
-from unnoise.networks.taesd import TinyAutoencoder, TinyAutoencoderConfig
+from unnoise.networks.taesd import TinyAutoencoderConfig
 
 CLIP_L = 768  # its width
 SEEING = ("visual.", "vision_model.", "visual_projection.")  # CLIP's other half
@@ -67,7 +67,7 @@ def tiny(weights: Weights, place: str) -> Part | None:
         weights = _halves(weights)
     if not {"decoder.3.conv.0.weight", "decoder.layers.2.conv.0.weight"} & weights.shapes.keys():
         return None
-    return Part(TinyAutoencoder, tiny_config(weights.shapes), tiny_layout(weights.shapes), weights)
+    return Part(tiny_config(weights.shapes), tiny_layout(weights.shapes), weights)
 
 
 def tiny_config(shapes: Mapping[str, Shape]) -> TinyAutoencoderConfig:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from unnoise.checkpoints.families import FAMILIES
-from unnoise.checkpoints.specs import ModelSpec
-from unnoise.checkpoints.weights import Weights
+from unnoise.checkpoints.store.weights import Weights
+from unnoise.families.spec import ModelSpec
+from unnoise.families.table import FAMILIES
 from unnoise.networks.unet import UNetConfig
 
 
@@ -19,13 +19,13 @@ def rows(family: str) -> list[ModelSpec]:
 
 def heads(row: ModelSpec) -> dict[str, int]:
     """How the row's U-Net divides its attention."""
-    unet = row.unet or UNetConfig()
+    unet = row.network if isinstance(row.network, UNetConfig) else UNetConfig()
     return {"heads": unet.heads, "head_width": unet.head_width}
 
 
 def same_sizes(unet: UNetConfig, candidates: Iterable[ModelSpec]) -> ModelSpec | None:
     """The row whose U-Net differs in nothing that shapes show."""
-    return next((row for row in candidates if row.unet and _shown(row.unet) == _shown(unet)), None)
+    return next((row for row in candidates if isinstance(row.network, UNetConfig) and _shown(row.network) == _shown(unet)), None)
 
 
 def _shown(unet: UNetConfig) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.keys import Layout, Shape, count
-from unnoise.checkpoints.parts import Part
-from unnoise.checkpoints.weights import Weights
-from unnoise.networks.t5 import T5Config, T5Encoder
-from unnoise.networks.text import CLIPTextConfig, CLIPTextEncoder
+from unnoise.checkpoints.store.weights import Weights
+from unnoise.networks.t5 import T5Config
+from unnoise.networks.text import CLIPTextConfig
 
 IGNORED = r"position_ids$|^logit_scale$|^attn_mask$"
 
@@ -42,7 +42,7 @@ def clip_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> CLIPTe
 def clip_part(own: Weights, hints: Mapping[str, Any]) -> Part:
     """With "text_model." in front of the keys or without, as transformers 5 and old merges have it."""
     config, bare = clip_config(own.shapes, hints), "embeddings.token_embedding.weight" in own
-    return Part(CLIPTextEncoder, config, clip(config, bare=bare), own)
+    return Part(config, clip(config, bare=bare), own)
 
 
 def open_clip(config: CLIPTextConfig) -> Layout:
@@ -83,7 +83,7 @@ def open_clip_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> C
 
 def open_clip_part(own: Weights, hints: Mapping[str, Any]) -> Part:
     config = open_clip_config(own.shapes, hints)
-    return Part(CLIPTextEncoder, config, open_clip(config), own)
+    return Part(config, open_clip(config), own)
 
 
 def t5(shapes: Mapping[str, Shape]) -> Layout:
@@ -109,7 +109,7 @@ def t5_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> T5Config
 
 
 def t5_part(own: Weights, hints: Mapping[str, Any]) -> Part:
-    return Part(T5Encoder, t5_config(own.shapes, hints), t5(own.shapes), own)
+    return Part(t5_config(own.shapes, hints), t5(own.shapes), own)
 
 
 def same() -> Layout:

@@ -1,0 +1,1 @@
+"""Bytes: what a safetensors file holds, how one is written whole, and where the hub's files lie."""

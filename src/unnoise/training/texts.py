@@ -1,0 +1,33 @@
+"""Prompts as a model's conditions while it is trained: the place where training asks the model's own text encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from unnoise.conditioning import Cond
+from unnoise.networks.tokenizers import Tokenizer
+from unnoise.pipeline.encoding import Caption, Sizes
+from unnoise.pipeline.model import Model
+
+
+def encoder(
+    model: Model,
+    tokenizers: Mapping[str, Tokenizer] | None = None,
+    words: Callable[[], Mapping[str, Tensor]] | None = None,
+) -> Callable[[Sequence[str]], Cond]:
+    """Prompts -> conditions, one row each, as pictures of the model's own size are asked for.
+
+    tokenizers: instead of the model's. words: vectors of learned words by place, asked for at every call, so that they may be trained.
+    """
+    side = model.spec.size
+    sizes = Sizes((side, side), (0, 0), (side, side))
+
+    def encode(prompts: Sequence[str]) -> Cond:
+        learned = words() if words is not None else model.encode.words
+        inner = replace(model.encode, tokenizers=tokenizers or model.tokenizers, words=learned)
+        return inner([Caption(prompt, side, side, sizes) for prompt in prompts])
+
+    return encode
