@@ -15,7 +15,8 @@ from torch import nn
 
 from pretend import models
 from unnoise.diffusion.solvers import SOLVERS
-from unnoise.inputs import Control
+from unnoise.pipeline.inputs import Control
+from unnoise.runtime.placement import Placement
 
 PROMPT = "a red apple on (a table:1.3)"
 LONG = ", ".join(f"{number} red apples on a table" for number in range(40))
@@ -71,7 +72,11 @@ def half(side: int = 64) -> Image.Image:
 
 def _control(name: str, place: Place, **settings: Any) -> Control:
     net = models.control(name)
-    return Control(replace(net, network=place(net.network)), picture(), **settings)
+    return Control(replace(net, network=place(net.network), placement=_placement(place)), picture(), **settings)
+
+
+def _placement(place: Place) -> Placement:
+    return models.CPU if place is here else models.WHERE_IT_RUNS
 
 
 def _controlled(name: str, **settings: Any) -> Case:
@@ -93,7 +98,8 @@ def _lora(name: str, folder: Path) -> Case:
 
 
 def _classified(place: Place) -> dict[str, Any]:
-    return {"classifier": place(models.classifier()), "classifier_scale": 2.0}
+    net = models.classifier()
+    return {"classifier": replace(net, network=place(net.network), placement=_placement(place)), "classifier_scale": 2.0}
 
 
 FROM_PICTURE = {"image": picture(), "strength": 0.7, "num_inference_steps": STEPS + 2}

@@ -12,28 +12,30 @@ import torch
 from torch import nn
 
 from pretend.device import WHERE
-from unnoise.checkpoints.families import FAMILIES
-from unnoise.checkpoints.specs import ModelSpec
-from unnoise.controls import ControlModel
+from unnoise.families.spec import ModelSpec
+from unnoise.families.table import FAMILIES, resized
 from unnoise.images.safety import SafetyChecker
-from unnoise.model import Model
 from unnoise.networks import tokenizers, wordpiece
 from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.bert import BertConfig
 from unnoise.networks.classifier import Classifier, ClassifierConfig
-from unnoise.networks.controlnet import ControlNet, ControlNetConfig
-from unnoise.networks.controlnet_mmdit import MMDiTControlNet, MMDiTControlNetConfig
+from unnoise.networks.controlnet import ControlNetConfig
+from unnoise.networks.controlnet_mmdit import MMDiTControlNetConfig
 from unnoise.networks.dit import DiTConfig
 from unnoise.networks.labels import ClassTokensConfig
 from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.ncsnpp import NCSNppConfig
 from unnoise.networks.t5 import T5Config
-from unnoise.networks.taesd import TinyAutoencoder, TinyAutoencoderConfig
+from unnoise.networks.taesd import TinyAutoencoderConfig
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.networks.unet import UNetConfig
 from unnoise.networks.vision import CLIPVisionConfig, SafetyNetwork
 from unnoise.networks.vq import VQConfig
+from unnoise.pipeline.classifiers import ClassifierModel
+from unnoise.pipeline.controls import ControlModel
+from unnoise.pipeline.model import Model
+from unnoise.runtime.placement import CPU, Networks, Placement
 
 UNET = UNetConfig(widths=(32, 64), depths=(1, 0), blocks=1, heads=4, context_width=32)
 PIXELS = UNetConfig(3, 3, widths=(32, 64), depths=(0, 1), blocks=1, heads=2, context_width=0)
@@ -46,47 +48,52 @@ CLIP_G = CLIPTextConfig(width=48, layers=3, heads=2, mlp=96, activation="gelu", 
 T5 = T5Config(width=96, layers=2, heads=4, head_width=16, mlp=64)
 SCORE = NCSNppConfig(stem=32, widths=(32, 32), blocks=1, attend=(False, True))
 
-# By the family's name, or a family and what makes it another: fields of its spec
+# Networks by place, by the family's name; what stands behind a / is another kind of the family
 SIZES: dict[str, dict[str, Any]] = {
-    "sd1": {"unet": UNET, "autoencoder": STAGE, "text": CLIP_L},
-    "sd1-inpainting": {"unet": replace(UNET, in_channels=9), "autoencoder": STAGE, "text": CLIP_L},
-    "sd2": {"unet": replace(UNET, linear_projection=True), "autoencoder": STAGE, "text": replace(CLIP_L, activation="gelu")},
-    "sd1/lcm": {"unet": replace(UNET, guidance_width=16), "autoencoder": STAGE, "text": CLIP_L, "prediction": "lcm"},
-    "sdxl": {"unet": XL, "autoencoder": replace(STAGE, scale=0.13025), "text": CLIP_L, "text_2": CLIP_G},
+    "sd1": {"network": UNET, "autoencoder": STAGE, "text_encoder": CLIP_L},
+    "sd1-inpainting": {"network": replace(UNET, in_channels=9), "autoencoder": STAGE, "text_encoder": CLIP_L},
+    "sd2": {"network": replace(UNET, linear_projection=True), "autoencoder": STAGE, "text_encoder": replace(CLIP_L, activation="gelu")},
+    "sd1/lcm": {"network": replace(UNET, guidance_width=16), "autoencoder": STAGE, "text_encoder": CLIP_L},
+    "sdxl": {"network": XL, "autoencoder": replace(STAGE, scale=0.13025), "text_encoder": CLIP_L, "text_encoder_2": CLIP_G},
     "sdxl-refiner": {
-        "unet": replace(XL, context_width=48, pooled_width=48 + 5 * 8),
+        "network": replace(XL, context_width=48, pooled_width=48 + 5 * 8),
         "autoencoder": replace(STAGE, scale=0.13025),
-        "text": CLIP_G,
+        "text_encoder": CLIP_G,
     },
     "sd3.5-medium": {
-        "mmdit": MMDIT,
+        "network": MMDIT,
         "autoencoder": replace(STAGE, scale=1.5305, shift=0.0609, quant_convs=False),
-        "text": replace(CLIP_L, projection=32),
-        "text_2": CLIP_G,
-        "text_3": T5,
+        "text_encoder": replace(CLIP_L, projection=32),
+        "text_encoder_2": CLIP_G,
+        "text_encoder_3": T5,
     },
-    "ldm-uncond": {"unet": replace(PIXELS, widths=(32, 64)), "vq": VQConfig(codes=64, **FOURTH)},
+    "ldm-uncond": {"network": replace(PIXELS, widths=(32, 64)), "autoencoder": VQConfig(codes=64, **FOURTH)},
     "ldm-class": {
-        "unet": replace(UNET, in_channels=3, out_channels=3),
-        "vq": VQConfig(codes=64, **FOURTH),
-        "class_tokens": ClassTokensConfig(width=32),
+        "network": replace(UNET, in_channels=3, out_channels=3),
+        "autoencoder": VQConfig(codes=64, **FOURTH),
+        "text_encoder": ClassTokensConfig(width=32),
     },
-    "ldm-text": {"unet": UNET, "autoencoder": STAGE, "bert": BertConfig(width=32, layers=2, heads=2, head_width=16, mlp=64)},
-    "dit-xl-2": {"dit": DiTConfig(4, width=32, depth=2, heads=2, num_classes=1000), "autoencoder": STAGE},
-    "ddpm-cifar": {"unet": replace(PIXELS, corner_pad=True, time_shift=1.0, time_cos_first=False)},
-    "iddpm-64-class": {"unet": replace(PIXELS, num_classes=1000, learn_sigma=True, scale_shift=True)},
-    "adm-64": {"unet": replace(PIXELS, num_classes=1000, learn_sigma=True, scale_shift=True, resample="residual")},
-    "adm-u-256": {"unet": replace(PIXELS, in_channels=6, num_classes=1000, learn_sigma=True)},
-    "consistency-imagenet64": {"unet": replace(PIXELS, num_classes=1000)},
-    "edm-cifar-cond": {"ncsnpp": replace(SCORE, num_classes=10, augment_width=9)},
-    "score-sde-ncsnpp-cifar": {"ncsnpp": replace(SCORE, fourier=True, blur=True, pyramid=True)},
+    "ldm-text": {"network": UNET, "autoencoder": STAGE, "text_encoder": BertConfig(width=32, layers=2, heads=2, head_width=16, mlp=64)},
+    "dit-xl-2": {"network": DiTConfig(4, width=32, depth=2, heads=2, num_classes=1000), "autoencoder": STAGE},
+    "ddpm-cifar": {"network": replace(PIXELS, corner_pad=True, time_shift=1.0, time_cos_first=False)},
+    "iddpm-64-class": {"network": replace(PIXELS, num_classes=1000, learn_sigma=True, scale_shift=True)},
+    "adm-64": {"network": replace(PIXELS, num_classes=1000, learn_sigma=True, scale_shift=True, resample="residual")},
+    "adm-u-256": {"network": replace(PIXELS, in_channels=6, num_classes=1000, learn_sigma=True)},
+    "consistency-imagenet64": {"network": replace(PIXELS, num_classes=1000)},
+    "edm-cifar-cond": {"network": replace(SCORE, num_classes=10, augment_width=9)},
+    "score-sde-ncsnpp-cifar": {"network": replace(SCORE, fourier=True, blur=True, pyramid=True)},
 }
 
 
+PREVIEW = TinyAutoencoderConfig(width=16)
+WHERE_IT_RUNS = Placement(WHERE, torch.float32)
+
+
 def spec(name: str) -> ModelSpec:
-    row, sizes = FAMILIES[name.partition("/")[0]], SIZES[name]
-    side = 16 if not {"autoencoder", "vq"} & {*sizes} else 64
-    return row.model_copy(update={**sizes, "size": side, "multiple": side // 2})
+    row, networks = FAMILIES[name.partition("/")[0]], SIZES[name]
+    side = 64 if "autoencoder" in networks else 16
+    told = {"prediction": "lcm"} if name == "sd1/lcm" else {}
+    return resized(row, networks).model_copy(update={"size": side, "multiple": side // 2, **told})
 
 
 def randomised(network: nn.Module, seed: int = 1) -> nn.Module:
@@ -106,19 +113,14 @@ def model(name: str) -> Model:
         return unnoise.load("emoji", device="cpu")
     row = spec(name)
     torch.manual_seed(2)
-    networks = {place: randomised(network) for place, network in row.build().items()}
-    if row.autoencoder:
-        networks["preview"] = randomised(TinyAutoencoder(TinyAutoencoderConfig(width=16)))
-    return Model(row, _tokenizers(row), nn.ModuleDict(networks), safety=SafetyChecker(_safety()))
+    configs: dict[str, Any] = {**row.networks, **({"preview": PREVIEW} if row.first_stage else {})}
+    networks = {place: randomised(config.build()) for place, config in configs.items()}
+    return Model(row, _tokenizers(row), Networks(networks, configs, CPU), safety=SafetyChecker(_safety()))
 
 
 def _tokenizers(row: ModelSpec) -> dict[str, Tokenizer]:
-    if row.bert:
-        return {"text_encoder": wordpiece.bert()}  # pyright: ignore[reportReturnType]
-    clips = {
-        place: tokenizers.published_clip(77) for place, config in (("text_encoder", row.text), ("text_encoder_2", row.text_2)) if config
-    }
-    return clips | ({"text_encoder_3": tokenizers.published_t5()} if row.text_3 else {})
+    kinds = {CLIPTextConfig: lambda: tokenizers.published_clip(77), T5Config: tokenizers.published_t5, BertConfig: wordpiece.bert}
+    return {place: kinds[type(config)]() for place, config in row.networks.items() if type(config) in kinds}  # pyright: ignore
 
 
 def _safety() -> SafetyNetwork:
@@ -126,9 +128,10 @@ def _safety() -> SafetyNetwork:
     return randomised(SafetyNetwork(small, concepts=2, special=3))  # pyright: ignore[reportReturnType]
 
 
-def changed(of: Model, change: Callable[[str, nn.Module], nn.Module]) -> Model:
+def changed(of: Model, change: Callable[[str, nn.Module], nn.Module], placement: Placement = CPU) -> Model:
     """The same model with other modules in the places of its networks and of its safety checker."""
-    networks = nn.ModuleDict({place: change(place, network) for place, network in of.networks.items()})
+    modules = {place: change(place, network) for place, network in of.networks.items()}
+    networks = Networks(modules, {place: of.networks.config(place) for place in modules}, placement)
     safety = of.safety and SafetyChecker(change("safety_checker", of.safety.network))  # pyright: ignore[reportArgumentType]
     return Model(of.spec, of.tokenizers, networks, safety=safety, words=of.encode.words, file=of.file)
 
@@ -136,7 +139,7 @@ def changed(of: Model, change: Callable[[str, nn.Module], nn.Module]) -> Model:
 @functools.cache
 def moved(name: str) -> Model:
     """A copy on the pretended device, which must be open; made once a process."""
-    return changed(model(name), lambda _, network: there(network))
+    return changed(model(name), lambda _, network: there(network), WHERE_IT_RUNS)
 
 
 def there(network: nn.Module) -> Any:
@@ -145,33 +148,34 @@ def there(network: nn.Module) -> Any:
 
 # What stands beside a model
 
-CONTROLS: dict[str, tuple[str, str, Callable[[], nn.Module]]] = {
-    "sd1": ("sd1", "sd1", lambda: ControlNet(ControlNetConfig(UNET, hint_widths=(16, 16, 16, 16)))),
-    "sd1 pooled": ("sd1", "sd1", lambda: ControlNet(ControlNetConfig(UNET, hint_widths=(16, 16, 16, 16), global_pool=True))),
-    "sdxl": ("sdxl", "sdxl", lambda: ControlNet(ControlNetConfig(XL, hint_widths=(16, 16, 16, 16)))),
-    **{
-        f"sd3 {form}": ("sd3.5-medium", "sd3", functools.partial(MMDiTControlNet, MMDiTControlNetConfig(replace(MMDIT, depth=1), form, 4)))
-        for form in ("joint", "2b", "8b")
-    },
+# By name: the model, the family, and the config of the net
+CONTROLS: dict[str, tuple[str, str, ControlNetConfig | MMDiTControlNetConfig]] = {
+    "sd1": ("sd1", "sd1", ControlNetConfig(UNET, hint_widths=(16, 16, 16, 16))),
+    "sd1 pooled": ("sd1", "sd1", ControlNetConfig(UNET, hint_widths=(16, 16, 16, 16), global_pool=True)),
+    "sdxl": ("sdxl", "sdxl", ControlNetConfig(XL, hint_widths=(16, 16, 16, 16))),
+    "sd3 joint": ("sd3.5-medium", "sd3", MMDiTControlNetConfig(replace(MMDIT, depth=1), "joint", 4)),
+    "sd3 2b": ("sd3.5-medium", "sd3", MMDiTControlNetConfig(replace(MMDIT, depth=1), "2b", 4)),
+    "sd3 8b": ("sd3.5-medium", "sd3", MMDiTControlNetConfig(replace(MMDIT, depth=1), "8b", 4)),
 }
 
 
 def control(name: str) -> ControlModel:
     """A ControlNet on the CPU."""
-    _, family, build = CONTROLS[name]
+    _, family, config = CONTROLS[name]
     torch.manual_seed(3)
-    return ControlModel(randomised(build(), 4), family)  # pyright: ignore[reportArgumentType]
+    return ControlModel(randomised(config.build(), 4), family, config=config, placement=CPU)
 
 
-def classifier() -> nn.Module:
-    """For adm-64."""
-    return randomised(Classifier(ClassifierConfig(16, widths=(32, 64), depths=(0, 1), blocks=1, heads=2, head_width=32)), 5)
+def classifier() -> ClassifierModel:
+    """For adm-64, on the CPU."""
+    config = ClassifierConfig(16, widths=(32, 64), depths=(0, 1), blocks=1, heads=2, head_width=32)
+    return ClassifierModel(randomised(Classifier(config), 5), config, CPU)
 
 
 def lora(name: str) -> Mapping[str, torch.Tensor]:
     """A LoRA of rank 2 on the attention of the model's network, in PEFT's names."""
     generator, found = torch.Generator().manual_seed(6), {}
-    root = "transformer" if spec(name).mmdit else "unet"
+    root = "transformer" if isinstance(spec(name).network, MMDiTConfig) else "unet"
     for path, module in model(name).networks["network"].named_modules():
         if isinstance(module, nn.Linear) and path.endswith(("to_q", "to_v", "qkv")):
             found[f"{root}.{path}.lora_A.weight"] = torch.randn(2, module.in_features, generator=generator) / 4
