@@ -30,7 +30,7 @@ from unnoise.networks.taesd import TinyAutoencoderConfig
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.networks.unet import UNetConfig
-from unnoise.networks.vision import CLIPVisionConfig, SafetyNetwork
+from unnoise.networks.vision import CLIPVisionConfig, SafetyConfig, SafetyNetwork
 from unnoise.networks.vq import VQConfig
 from unnoise.pipeline.classifiers import ClassifierModel
 from unnoise.pipeline.controls import ControlModel
@@ -85,6 +85,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+SAFETY = SafetyConfig(CLIPVisionConfig(image=28, patch=14, width=32, layers=1, heads=2, mlp=32, projection=4))
 PREVIEW = TinyAutoencoderConfig(width=16)
 WHERE_IT_RUNS = Placement(WHERE, torch.float32)
 
@@ -115,7 +116,7 @@ def model(name: str) -> Model:
     torch.manual_seed(2)
     configs: dict[str, Any] = {**row.networks, **({"preview": PREVIEW} if row.first_stage else {})}
     networks = {place: randomised(config.build()) for place, config in configs.items()}
-    return Model(row, _tokenizers(row), Networks(networks, configs, CPU), safety=SafetyChecker(_safety()))
+    return Model(row, _tokenizers(row), Networks(networks, configs, CPU), safety=SafetyChecker(_safety(), SAFETY))
 
 
 def _tokenizers(row: ModelSpec) -> dict[str, Tokenizer]:
@@ -123,16 +124,15 @@ def _tokenizers(row: ModelSpec) -> dict[str, Tokenizer]:
     return {place: kinds[type(config)]() for place, config in row.networks.items() if type(config) in kinds}  # pyright: ignore
 
 
-def _safety() -> SafetyNetwork:
-    small = CLIPVisionConfig(image=28, patch=14, width=32, layers=1, heads=2, mlp=32, projection=4)
-    return randomised(SafetyNetwork(small, concepts=2, special=3))  # pyright: ignore[reportReturnType]
+def _safety() -> nn.Module:
+    return randomised(SafetyNetwork(SAFETY.vision, concepts=2, special=3))
 
 
 def changed(of: Model, change: Callable[[str, nn.Module], nn.Module], placement: Placement = CPU) -> Model:
     """The same model with other modules in the places of its networks and of its safety checker."""
     modules = {place: change(place, network) for place, network in of.networks.items()}
     networks = Networks(modules, {place: of.networks.config(place) for place in modules}, placement)
-    safety = of.safety and SafetyChecker(change("safety_checker", of.safety.network))  # pyright: ignore[reportArgumentType]
+    safety = of.safety and SafetyChecker(change("safety_checker", of.safety.network), SAFETY, placement)
     return Model(of.spec, of.tokenizers, networks, safety=safety, words=of.encode.words, file=of.file)
 
 

@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def on_the_device(name: str, folder: Path) -> Watched:
     case = CASES[name](folder)
     with PretendDevice() as device:
-        return watch(device, models.moved(case.model), case.request(models.there))
+        return watch(device, models.moved(case.model), case.request(models.there, models.WHERE_IT_RUNS))
 
 
 @pytest.mark.parametrize("name", CASES)
