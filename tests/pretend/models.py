@@ -114,7 +114,7 @@ def model(name: str) -> Model:
         return unnoise.load("emoji", device="cpu")
     row = spec(name)
     torch.manual_seed(2)
-    configs: dict[str, Any] = {**row.networks, **({"preview": PREVIEW} if row.first_stage else {})}
+    configs: dict[str, Any] = {**row.networks, **({"preview": PREVIEW} if isinstance(row.first_stage, AutoencoderConfig) else {})}
     networks = {place: randomised(config.build()) for place, config in configs.items()}
     return Model(row, _tokenizers(row), Networks(networks, configs, CPU), safety=SafetyChecker(_safety(), SAFETY))
 

@@ -41,6 +41,7 @@ class NetworkDenoiser:
     prediction: Prediction
     rows: int | None = None
     dtype: torch.dtype | None = None
+    config: object = None  # what the network was built from, for ControlNets; None: its own `config`
     times_on_cpu: bool = field(default=True, init=False)  # the driver gives t on the CPU: see `sampling.advance`
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor | Estimate:
@@ -59,7 +60,7 @@ class NetworkDenoiser:
             noisy, told = _take(scaled, index), _take(timestep, index)
             shown = replace(asked, hints=tuple(hint.at(told) for hint in asked.hints)) if asked.hints else asked
             told = told.to(x.device)
-            added = residuals(self.network, noisy, told, shown, steady=self.rows is not None)
+            added = residuals(self.network, noisy, told, shown, config=self.config, steady=self.rows is not None)
             answer = self.network(noisy, told, replace(shown, hints=None), **({"residuals": added} if added else {}))
             answers.append(answer[:count])
         said, *variance = _in_order(answers, groups).to(x.dtype).split(x.shape[1], dim=1)
