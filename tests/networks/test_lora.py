@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unnoise.errors import ArgumentError
 from unnoise.networks import lora
 from unnoise.networks.lora import Decomposed, Delta, Deltas, Difference, Hadamard, Kronecker, LowRank, Rows
 
@@ -229,3 +230,114 @@ def test_hooks_of_a_copy_are_not_the_original_s() -> None:
 def test_a_parameter_that_is_not_there() -> None:
     with pytest.raises(AttributeError, match="nowhere"):
         lora.apply(Net(), {"nowhere.weight": (low_rank(2, 2),)})
+
+
+# The live form
+
+
+class Layers(nn.Module):
+    """A convolution with stride and padding, one of 1x1, and Linear layers, one of them a joint matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(6, 8, 3, stride=2, padding=1)
+        self.point = nn.Conv2d(8, 8, 1)
+        self.inner = nn.ModuleDict({"qkv": nn.Linear(8, 12), "out": nn.Linear(4, 8, bias=False)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.point(self.down(x)).flatten(2).transpose(1, 2)
+        q, k, v = self.inner["qkv"](h).chunk(3, dim=-1)
+        return self.inner["out"](q * k + v)
+
+
+def of_layers() -> Deltas:
+    """A pair, a pair with a core, a pair flattened to matrices, a third of a joint matrix, and its two halves exchanged."""
+    core = LowRank(torch.randn(8, 2, 1, 1), torch.randn(3, 6, 1, 1), torch.randn(2, 3, 3, 3), torch.tensor(2.0))
+    return {
+        "down.weight": (LowRank(torch.randn(8, 2, 1, 1), torch.randn(2, 6, 3, 3), alpha=torch.tensor(1.0)), core),
+        "point.weight": (low_rank(8, 8),),
+        "inner.qkv.weight": (low_rank(12, 8), Rows(low_rank(4, 8), ((4, 8),)), Rows(low_rank(12, 8), ((6, 12), (0, 6)))),
+        "inner.out.weight": (low_rank(8, 4, alpha=None),),
+    }
+
+
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.7, -0.3), (0.5, 0.0, 2.0)], ids=str)
+def test_the_live_form_is_the_merge(scales: tuple[float, ...]) -> None:
+    net, x = Layers().double(), torch.randn(2, 6, 8, 8, dtype=torch.float64)
+    adapters = [(of_layers(), scale) for scale in scales]
+    on = lora.live(net, adapters)
+    assert (on(x) - net(x)).abs().max() > 0.1
+    assert_near(on(x), lora.stack(net, adapters)(x))
+
+
+def test_in_single_precision_they_differ_by_rounding() -> None:
+    net, x, deltas = Layers(), torch.randn(2, 6, 8, 8), of_layers()
+    merged = lora.apply(net, deltas, 0.7)(x)
+    torch.testing.assert_close(lora.live(net, [(deltas, 0.7)])(x), merged, rtol=0, atol=1e-5 * merged.abs().max().item())
+
+
+def test_a_scale_for_each_row() -> None:
+    """Every row is the network that has this row's scales merged; 0 is the network itself."""
+    net, x = Layers().double(), torch.randn(3, 6, 8, 8, dtype=torch.float64)
+    one, two = of_layers(), of_layers()
+    first, second = torch.tensor([0.0, 1.0, 0.3]), torch.tensor([0.0, -0.5, 0.0])
+    found = lora.live(net, [(one, first), (two, second)])(x)
+    for i in range(3):
+        merged = lora.stack(net, [(one, first[i].item()), (two, second[i].item())])
+        torch.testing.assert_close(found[i : i + 1], merged(x[i : i + 1]), rtol=1e-6, atol=1e-6)
+    assert torch.equal(found[:1], net(x[:1]))
+
+
+def test_a_network_that_is_live_takes_another_adapter() -> None:
+    net, x, one, two = Layers().double(), torch.randn(2, 6, 8, 8, dtype=torch.float64), of_layers(), of_layers()
+    in_turn = lora.live(lora.live(net, [(one, 0.5)]), [(two, 0.2)])
+    assert_near(in_turn(x), lora.stack(net, [(one, 0.5), (two, 0.2)])(x))
+
+
+def test_taken_off_the_base_is_the_same_bits() -> None:
+    net, x = Layers(), torch.randn(2, 6, 8, 8)
+    before, plain, names = digest(net), net(x), [name for name, _ in net.named_modules()]
+    for _ in range(5):
+        on = lora.live(net, [(of_layers(), 1e3)])
+        assert not torch.equal(on(x), plain)
+        shared = dict(net.named_parameters())
+        assert all(p is shared[name] for name, p in on.named_parameters() if name in shared)
+    assert digest(net) == before and torch.equal(net(x), plain) and [name for name, _ in net.named_modules()] == names
+
+
+def test_layers_keep_their_classes_names_and_weights() -> None:
+    net = Layers()
+    on = lora.live(net, [(of_layers(), 1.0)])
+    assert isinstance(on.get_submodule("down"), nn.Conv2d) and isinstance(on.get_submodule("inner.qkv"), nn.Linear)
+    assert set(dict(net.named_parameters())) <= set(dict(on.named_parameters()))
+
+
+def test_a_gradient_reaches_the_factors_alone_and_is_that_of_the_merge() -> None:
+    """d loss / d up and d down beside the layer against those of W + (alpha / r) up down, written out."""
+    net, x = Layers().double().requires_grad_(False), torch.randn(2, 6, 8, 8, dtype=torch.float64)
+    up, down = (nn.Parameter(torch.randn(*shape, dtype=torch.float64)) for shape in ((12, 2), (2, 8)))
+    lora.live(net, [({"inner.qkv.weight": (LowRank(up, down, alpha=torch.tensor(6.0)),)}, 0.5)])(x).square().sum().backward()
+    assert all(p.grad is None for p in net.parameters()) and up.grad is not None and down.grad is not None
+    found = up.grad.clone(), down.grad.clone()
+    weight = net.get_parameter("inner.qkv.weight") + 0.5 * 3.0 * up @ down
+    torch.func.functional_call(net, {"inner.qkv.weight": weight}, (x,)).square().sum().backward()
+    assert_near(found[0], up.grad - found[0])  # gradients add up
+    assert_near(found[1], down.grad - found[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "delta"),
+    [
+        ("inner.qkv.weight", Difference(torch.zeros(12, 8))),
+        ("inner.qkv.weight", Decomposed(low_rank(12, 8), torch.ones(12, 1))),
+        ("inner.qkv.bias", low_rank(12, 1)),
+    ],
+    ids=["difference", "dora", "bias"],
+)
+def test_other_kinds_are_merged(name: str, delta: Delta) -> None:
+    with pytest.raises(ArgumentError, match=rf"of {name}: only LoRA of Linear and Conv2d runs beside a layer"):
+        lora.live(Layers(), [({name: (delta,)}, 1.0)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from unnoise.checkpoints import keys
 from unnoise.checkpoints.keys import Layout, Shape
 from unnoise.checkpoints.store.weights import Weights
+from unnoise.errors import ArgumentError
 from unnoise.families.spec import ModelSpec
 from unnoise.networks.meta import meta
+from unnoise.networks.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,13 @@ class Found:
     spec: ModelSpec
     parts: Mapping[str, Part]  # by the names of `ModelSpec.parts`; a network that is not there has to come from another file
     told: tuple[str, ...] = ()  # what told family, prediction and schedule, for people
-    tokenizers: Mapping[str, Path] = field(default_factory=dict)  # by the place of their text encoder; the package's own where it has none
+    tokenizers: Mapping[str, Path | Tokenizer] = field(default_factory=dict)  # by the place of their text encoder; the package's else
+    complete: bool = False  # the file says everything itself, and nothing can be given beside it
+
+    def check_beside(self, path: Path, names: Sequence[str]) -> None:
+        """Raises ArgumentError for arguments of these names, given beside a file that says everything itself."""
+        if self.complete and names:
+            raise ArgumentError(f"got {' and '.join(names)} for {path}, which unnoise saved and which says all of it itself: leave it out")
 
     def with_stage(self) -> Found:
         """With the autoencoder told the spec's scale and shift of latents, which its shapes do not show."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from unnoise.checkpoints import native, recognise
+from unnoise.checkpoints import recognise
 from unnoise.checkpoints.adapters import families, words
 from unnoise.checkpoints.adapters.keys import grouped, other_kind
 from unnoise.checkpoints.adapters.words import bundled
@@ -55,7 +55,7 @@ def _file(path: Path) -> dict[str, Any]:
     if pickled := _pickle(path):
         return pickled
     weights = Weights.open(path)
-    for one in (_native, _adapter, _control, _model, _alone, _words):
+    for one in (_adapter, _control, _model, _alone, _words):
         if found := one(path, weights):
             return {**found, **_sizes(weights, path)}
     return {**_unknown(weights), **_sizes(weights, path)}
@@ -97,14 +97,6 @@ def _pickle(path: Path) -> dict[str, Any] | None:
         record |= {"tensors": len(stored), "bytes": sum(info.file_size for info in stored)}
     told = "a pickle can run code, so its names are not read: convert it and inspect what comes out"
     return {**record, "told": [told], "run": f"unnoise convert {path} {path.with_suffix('.safetensors').name}"}
-
-
-def _native(path: Path, weights: Weights) -> dict[str, Any] | None:
-    if not weights.metadata.get("format", "").startswith(native.FORMAT.split("-")[0]):
-        return None
-    spec = native.read_spec(path)
-    parts = {place: (config, weights.prefixed(f"{place}."), r"(?!)") for place, config in spec.networks.items()}
-    return {"kind": "model", **_spec(spec), "parts": _parts(parts), "told": ["saved by unnoise"], "run": _run(path, spec)}
 
 
 def _model(path: Path, weights: Weights) -> dict[str, Any] | None:
@@ -204,7 +196,7 @@ def _adapter(path: Path, weights: Weights) -> dict[str, Any] | None:
         if kind := other_kind(others):
             return {"kind": "adapter", "told": [f"{kind}, which is not read: LoRA, LoCon, LoHa, LoKr, DoRA and whole differences are"]}
         return None
-    trained_for = families.told(weights, modules)
+    trained_for = families.of_file(weights, modules)
     dialect = next((name for pattern, name in DIALECTS.items() if any(re.search(pattern, key) for key in weights)), "")
     count = len(modules) + len(numbered) // 2
     words = [word.word for word in bundled(weights, others)[0]]

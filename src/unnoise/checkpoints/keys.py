@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,11 @@ Shape = tuple[int, ...]
 Networks = Mapping[str, nn.Module]  # by the places of `ModelSpec.networks`
 # How the rows of a joint query-key-value matrix are ordered: as three matrices, or with what belongs to one head together.
 Order = Literal["qkv head d", "head qkv d", "head d qkv"]
+
+
+def config_of(network: nn.Module) -> Any:
+    """The config that says what kind of network it is, also of one that torch.compile wraps; None where a network has none."""
+    return getattr(network, "config", None)
 
 
 class Source(NamedTuple):

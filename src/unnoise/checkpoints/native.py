@@ -1,20 +1,24 @@
-"""A model of our own in one .safetensors file: the weights, and in the header its spec and its tokenizer as JSON.
+"""unnoise's own format: one .safetensors file of all weights, behind the names of their places, with spec and tokenizer in its header.
 
-The file is mapped, not copied: reading it costs its pages, and tensors that are stored in the wanted dtype are used where they lie.
+It is one format among the others: `recognise` answers as every layout does, and `Part.load` reads the tensors.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import tokenizers
-import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
-from unnoise.checkpoints.store import write
+from unnoise.checkpoints.found import Found, Hints, Part
+from unnoise.checkpoints.keys import Layout
+from unnoise.checkpoints.store import header
+from unnoise.checkpoints.store.weights import Weights
+from unnoise.checkpoints.store.write import match, sha256, tensors
 from unnoise.errors import FileError
 from unnoise.families.spec import ModelSpec
 from unnoise.networks.text import CLIPTextConfig
@@ -24,24 +28,26 @@ FORMAT = "unnoise-2"
 FORMATS = ("unnoise-1", FORMAT)  # those that are read; the first has one field for each kind of network, see `FIELDS`
 
 
-def save(path: Path, spec: ModelSpec, tokenizer: Tokenizer, weights: dict[str, Tensor]) -> None:
+def save(path: Path, spec: ModelSpec, tokenizer: Tokenizer, weights: Mapping[str, Tensor]) -> None:
     """Write the file whole or not at all."""
-    header = {"format": FORMAT, "spec": spec.model_dump_json(), "tokenizer": tokenizer.pieces.to_str()}
-    write.tensors(path, weights, header)
+    described = {"format": FORMAT, "spec": spec.model_dump_json(), "tokenizer": tokenizer.pieces.to_str()}
+    tensors(path, dict(weights), described)
 
 
-def load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[ModelSpec, Tokenizer, nn.ModuleDict]:
-    """The spec, the tokenizer and the networks in eval mode. Raises FileError with one line."""
-    with write.opened(path, str(device)) as file:
-        spec, tokenizer = _header(path, file.metadata() or {})
-        weights = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # the keys of a file, which is no dict
-    return spec, tokenizer, _networks(path, spec, weights)
+def recognise(weights: Weights, hints: Hints) -> Found | None:
+    """None where the header does not say that unnoise saved the file. Raises FileError for a header or weights that do not fit."""
+    if not weights.metadata.get("format", "").startswith(FORMAT.partition("-")[0]):
+        return None
+    spec, tokenizer = _header(weights.path, weights.metadata)
+    expected = {name: value.shape for name, value in spec.build("meta").named_parameters()}
+    match(Path(weights.path), weights.shapes, expected)
+    parts = {place: Part(config, Layout({"": ""}), weights.prefixed(f"{place}.")) for place, config in spec.networks.items()}
+    return Found(spec, parts, ("saved by unnoise",), {"text_encoder": tokenizer}, complete=True)
 
 
 def read_spec(path: Path) -> ModelSpec:
-    """The spec alone, from the file's header."""
-    with write.opened(path) as file:
-        return _header(path, file.metadata() or {})[0]
+    """The spec alone, from the file's header. Raises FileError."""
+    return _header(path, header.read(path).metadata)[0]
 
 
 def file_hash(path: Path) -> str:
@@ -52,10 +58,10 @@ def file_hash(path: Path) -> str:
 
 @lru_cache
 def _hashed(path: Path, _size: int, _changed: int) -> str:
-    return write.sha256(path)[:10]
+    return sha256(path)[:10]
 
 
-def _header(path: Path, metadata: dict[str, str]) -> tuple[ModelSpec, Tokenizer]:
+def _header(path: Path | str, metadata: dict[str, str]) -> tuple[ModelSpec, Tokenizer]:
     if metadata.get("format") not in FORMATS:
         raise FileError(f"{path}: expected a model that unnoise saved (format {FORMAT}), got format {metadata.get('format')}")
     try:
@@ -101,14 +107,3 @@ def upgraded(text: str) -> str:
     old = {name: spec.pop(name) for name in FIELDS if name in spec}
     networks = {place: {"kind": kind, **old[name]} for name, (place, kind) in FIELDS.items() if isinstance(old.get(name), dict)}
     return json.dumps({**spec, "networks": networks})
-
-
-def _networks(path: Path, spec: ModelSpec, weights: dict[str, Tensor]) -> nn.ModuleDict:
-    """Modules around the file's own tensors: built empty, then given them."""
-    networks = spec.build("meta")
-    expected = {name: p.shape for name, p in networks.named_parameters()}
-    write.match(path, {name: value.shape for name, value in weights.items()}, expected)
-    for name, value in weights.items():
-        owner, _, leaf = name.rpartition(".")
-        setattr(networks.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
-    return networks.eval()

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from unnoise.checkpoints import native
 from unnoise.checkpoints.folder import configs
 from unnoise.checkpoints.folder.read import Folder, read_folder, read_json, text, vae, weights_file
 from unnoise.checkpoints.found import Found, Hints, Part
@@ -34,6 +35,7 @@ from unnoise.networks.vq import VQConfig
 
 # Who knows which single file, the most telling keys first.
 RECOGNISERS: tuple[Callable[[Weights, Hints], Found | None], ...] = (
+    native.recognise,
     ldm.recognise,
     sd3.recognise,
     dit.recognise,
@@ -75,7 +77,9 @@ def model(path: Path, hints: Hints | None = None, variant: str | None = None) ->
         raise ArgumentError(f"got variant {variant!r} for {path}: a single file has no variants; leave it out")
     with _described(path):
         found = read_folder(path, hints, variant) if path.is_dir() else single_file(Weights.open(path), hints)
-    check_channels(found.spec, path)
+    found.check_beside(path, ["config"] if hints else [])
+    if not found.complete:  # whose network may be given a draft, of which the spec does not tell
+        check_channels(found.spec, path)
     check_used(hints, found)
     return found
 

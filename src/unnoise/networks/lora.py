@@ -9,6 +9,9 @@
 
 At scale s the network has W' = W + s D; for DoRA see `Decomposed`. `apply` gives a network that shares every untouched tensor with the
 original and has new tensors where there is a change: to take an adapter off is to drop the copy, and its memory is `touched`.
+
+`live` gives such a copy without a merge: LoRA computes beside the layer, y = W x + s (alpha / r) up down x. Its factors can be trained, and
+its scale may differ from row to row.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from unnoise.errors import ArgumentError
 
 Size = tuple[int, int]  # of a weight as a matrix: its first axis, and all others
 
@@ -283,22 +289,110 @@ def _changed(weight: Tensor, name: str, adapters: Sequence[tuple[Deltas, float]]
     return result.to(weight.dtype)
 
 
-def replaced(network: nn.Module, parameters: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the modules on the way to these parameters, with them in place; everything else is shared."""
-    if not parameters:
+def replaced(network: nn.Module, changes: Mapping[str, Tensor | nn.Module]) -> nn.Module:
+    """A copy of the modules on the way to these parameters and modules, with them in place; everything else is shared."""
+    if not changes:
         return network
-    twin = copy.copy(network)
-    twin.__dict__.update({name: copy.copy(value) for name, value in vars(network).items() if isinstance(value, dict)})
-    below: dict[str, dict[str, Tensor]] = {}
-    for name, value in parameters.items():
+    twin = _copied(network)
+    below: dict[str, dict[str, Tensor | nn.Module]] = {}
+    for name, value in changes.items():
         first, _, rest = name.partition(".")
         if rest:
             below.setdefault(first, {})[rest] = value
+        elif isinstance(value, nn.Module):
+            twin._modules[first] = value
         else:
             twin._parameters[first] = nn.Parameter(value, requires_grad=False)
     for first, inner in below.items():
         twin._modules[first] = replaced(network.get_submodule(first), inner)
     return twin
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A module that shares parameters and submodules with this one, and has tables of its own for them and for hooks."""
+    twin = copy.copy(module)
+    twin.__dict__.update({name: copy.copy(value) for name, value in vars(module).items() if isinstance(value, dict)})
+    return twin
+
+
+Scale = float | Tensor  # one for all rows, or one for each row, (b,)
+
+
+class Branch(nn.Module):
+    """LoRA beside one layer: x -> s (alpha / r) up(down(x)), on some of the layer's outputs where `rows` names them.
+
+    Of a convolution, `down` (with a core: `mid`) has its kernel, stride and padding, and `up` is 1x1. Factors that are parameters stay
+    the same objects, so that an optimiser may hold them; they compute in the dtype of x.
+    """
+
+    def __init__(self, delta: LowRank, scale: Scale, rows: tuple[tuple[int, int], ...] = ()):
+        super().__init__()
+        self.up, self.down, self.mid = (
+            _parameter(delta.up),
+            _parameter(delta.down),
+            delta.mid if delta.mid is None else _parameter(delta.mid),
+        )
+        self.ratio, self.scale, self.rows = ratio(delta.alpha, delta.rank), scale, rows
+
+    def forward(self, x: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:
+        change = self._convolved(x, layer) if isinstance(layer, nn.Conv2d) else self._projected(x)
+        axis = 1 if isinstance(layer, nn.Conv2d) else change.ndim - 1
+        if self.rows:  # the other outputs get nothing
+            index = torch.cat([torch.arange(a, b, device=x.device) for a, b in self.rows])
+            shape = [len(layer.weight) if i == axis else n for i, n in enumerate(change.shape)]
+            change = change.new_zeros(shape).index_copy(axis, index, change)
+        scale = self.scale.to(change).view(-1, *[1] * (change.ndim - 1)) if isinstance(self.scale, Tensor) else self.scale
+        return scale * self.ratio * change
+
+    def _projected(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.down.to(x).flatten(1)), self.up.to(x).flatten(1))
+
+    def _convolved(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
+        place = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+        up = self.up.to(x).flatten(1)[:, :, None, None]
+        if self.mid is None:
+            return F.conv2d(F.conv2d(x, self.down.to(x).reshape(-1, *layer.weight.shape[1:]), **place), up)
+        return F.conv2d(F.conv2d(F.conv2d(x, self.down.to(x).flatten(1)[:, :, None, None]), self.mid.to(x), **place), up)
+
+
+def _parameter(factor: Tensor) -> nn.Parameter:
+    return factor if isinstance(factor, nn.Parameter) else nn.Parameter(factor, requires_grad=False)
+
+
+def live(network: nn.Module, adapters: Sequence[tuple[Deltas, Scale]]) -> nn.Module:
+    """`stack` without a merge: a copy of the network whose layers have the adapters beside them, and share their weights with it.
+
+    Layers keep their classes, names and weights. A layer has its branches in the submodule `lora`, which a forward hook adds to its output.
+    Raises ArgumentError for a change that is no LoRA of a Linear or Conv2d, AttributeError for a parameter that the network lacks.
+    """
+    branches: dict[str, list[Branch]] = {}
+    for deltas, scale in adapters:
+        for name, several in deltas.items():
+            branches.setdefault(name.rpartition(".")[0], []).extend(_branch(network, name, delta, scale) for delta in several)
+    return replaced(network, {path: _beside(network.get_submodule(path), new) for path, new in branches.items()})
+
+
+def _branch(network: nn.Module, name: str, delta: Delta, scale: Scale) -> Branch:
+    path, _, leaf = name.rpartition(".")
+    layer, inner = network.get_submodule(path), delta.delta if isinstance(delta, Rows) else delta
+    plain = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+    if not isinstance(inner, LowRank) or not plain or leaf != "weight":
+        raise ArgumentError(f"got a {type(inner).__name__} of {name}: only LoRA of Linear and Conv2d runs beside a layer, merge the others")
+    return Branch(inner, scale, delta.rows if isinstance(delta, Rows) else ())
+
+
+def _beside(layer: nn.Module, new: Sequence[Branch]) -> nn.Module:
+    twin, earlier = _copied(layer), getattr(layer, "lora", None)
+    if earlier is None:
+        twin.register_forward_hook(_add)
+    twin.add_module("lora", nn.ModuleList([*(earlier or ()), *new]))
+    return twin
+
+
+def _add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    for branch in layer.get_submodule("lora").children():
+        output = output + branch(inputs[0], layer)
+    return output
 
 
 def _size(tensor: Tensor) -> Size:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from unnoise.checkpoints import native, recognise, save
 from unnoise.checkpoints.found import Found, Part
 from unnoise.checkpoints.inspect import describe
-from unnoise.checkpoints.store import header
 from unnoise.errors import ArgumentError, FileError, UnknownName
 from unnoise.families.spec import ModelSpec
 from unnoise.families.table import FAMILIES
@@ -72,11 +71,9 @@ def load(
     """
     placement = Placement.named(device, dtype)
     path = locate(model, variant)
-    if path.is_file() and header.read(path).metadata.get("format", "").startswith(native.FORMAT.split("-")[0]):
-        _nothing(path, parts=parts, config=config, variant=variant, prediction=prediction)
-        spec, tokenizer, modules = native.load(path, placement.dtype, placement.device)
-        return Model(spec, tokenizer, Networks(modules, spec.networks, placement), file=path, files=OpenFiles(placement))
-    found = _with_parts(_opened(path, config, variant), parts or {})
+    found = _opened(path, config, variant)
+    found.check_beside(path, [name for name, given in (("parts", parts), ("prediction", prediction)) if given])
+    found = _with_parts(found, parts or {})
     if config:
         recognise.check_used({place: given for place, given in config.items() if place not in (parts or {})}, found)
     spec = found.spec if prediction is None else _predicting(found.spec, prediction)
@@ -116,12 +113,6 @@ class OpenFiles:
         if key not in self._opened:
             self._opened[key] = read()
         return self._opened[key]
-
-
-def _nothing(path: Path, **given: Any) -> None:
-    """Raises ArgumentError: a file that unnoise saved is whole and says everything itself."""
-    if named := [name for name, value in given.items() if value]:
-        raise ArgumentError(f"got {' and '.join(named)} for {path}, which unnoise saved and which says all of it itself: leave it out")
 
 
 def _predicting(spec: ModelSpec, prediction: str) -> ModelSpec:
@@ -207,15 +198,17 @@ def _with_parts(found: Found, given: Mapping[str, str | Path | None]) -> Found:
         if path is not None:
             parts[place] = recognise.part(locate(path), place)
             spec = recognise.replaced(spec, place, parts[place])
-    return Found(spec, parts, found.told, found.tokenizers).with_stage()
+    return replace(found, spec=spec, parts=parts).with_stage()
 
 
 def _tokenizers(found: Found) -> dict[str, Tokenizer]:
     """The folder's own, else the package's: nothing is fetched."""
     spec, made = found.spec, {}
     for place, part in found.parts.items():
-        if place in found.tokenizers:
-            made[place] = tokenizers.from_folder(found.tokenizers[place], getattr(part.config, "length", None))
+        if isinstance(tokenizer := found.tokenizers.get(place), Tokenizer):
+            made[place] = tokenizer
+        elif tokenizer is not None:
+            made[place] = tokenizers.from_folder(tokenizer, getattr(part.config, "length", None))
         elif place == "text_encoder_3":
             made[place] = tokenizers.published_t5()
         elif spec.conditioning == "bert" and place == "text_encoder":

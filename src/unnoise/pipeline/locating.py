@@ -26,7 +26,7 @@ def locate(model: str | Path, variant: str | None = None) -> Path:
     if path.is_absolute() or str(model).startswith((".", "~")) or (len(path.parts) > 1 and not isinstance(model, str)):
         raise FileError(f"no such file or folder: {path}; expected {expected}")
     if isinstance(model, str) and "/" in model:
-        from unnoise.checkpoints import hub
+        from unnoise.checkpoints.store import hub
 
         if hub.is_id(model):
             return hub.resolve(model, variant=variant)

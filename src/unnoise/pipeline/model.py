@@ -129,14 +129,14 @@ class Model:
         if asked.lora is not None:
             adapted = self.with_lora(asked.lora)
             return (replace(state, asked=asked) for state in adapted.answer(asked.changed(lora=None)))
-        request = inputs.opened(asked, self.files)
-        if request.refiner is not None:
+        if asked.refiner is not None:
+            request = inputs.opened(asked, self.files)
             return stages.refined(self, request.refiner, request)
-        job = resolve(request, self.spec)
+        job = self.resolve(asked)
         return self._steps(asked, job, self.read(job))
 
-    def check(self, asked: Request) -> Job:
-        """Refuse what `answer` would refuse before it reads pictures. Raises ArgumentError or UnknownName."""
+    def resolve(self, asked: Request) -> Job:
+        """Open what a request names by its file, and fill in this model's defaults. Raises ArgumentError, UnknownName or FileError."""
         return resolve(inputs.opened(asked, self.files), self.spec)
 
     @torch.no_grad()

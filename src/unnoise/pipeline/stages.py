@@ -47,7 +47,7 @@ class AnyModel(Protocol):
 
     def answer(self, asked: Request) -> Iterator[Progress]: ...
 
-    def check(self, asked: Request) -> Job: ...
+    def resolve(self, asked: Request) -> Job: ...
 
     def preview(self, x0: Tensor) -> list[Image.Image]: ...
 
@@ -146,7 +146,7 @@ def refined(base: AnyModel, refiner: Any, request: Request) -> Iterator[Progress
         raise ArgumentError(f"got refiner with mask_image or denoising_end {share!r}: expected no mask, and a share between 0 and 1")
     first = base.answer(request.changed(refiner=None, denoising_end=share, output_type="latent"))
     second = {name: value for name, value in request.fields().items() if name not in OF_BASE} | {"denoising_start": share}
-    refiner.check(Request(**second))
+    refiner.resolve(Request(**second))
     return _handed_over(first, refiner, second, request)
 
 

@@ -27,7 +27,10 @@ FREE = {  # what may change while a run goes on: how long, where, how it is show
 
 
 class LoopSettings(Strict):
-    """How long a run is, how it steps and what it keeps. `max_train_steps` is the absolute total: a resumed run stops there too."""
+    """How long a run is, how it steps and what it keeps. A recipe's settings are these and its own; this class is not used by itself.
+
+    `max_train_steps` is the absolute total: a resumed run stops there too.
+    """
 
     output_dir: Path
     seed: int = 0
@@ -49,6 +52,10 @@ class LoopSettings(Strict):
     @property
     def checkpoint_folder(self) -> Path:
         return self.output_dir / "checkpoints"
+
+
+class FinetuneSettings(LoopSettings):
+    """The settings of a run whose trainee, objective and batches are written in Python: the loop's, and no others."""
 
 
 def keep(settings: LoopSettings) -> None:

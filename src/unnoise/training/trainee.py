@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,11 +59,21 @@ def holding(parameters: Parameters, values: Values | None) -> Iterator[None]:
             parameters[name].data = value
 
 
-def trained(named: Iterator[tuple[str, nn.Parameter]]) -> dict[str, nn.Parameter]:
-    """The parameters, switched on for gradients. Raises ArgumentError for half precision, in which small steps vanish."""
+def trained(model: Model, named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, nn.Parameter]:
+    """Freeze the model and let these parameters, of it or beside it, have gradients. Gives them by name.
+
+    Raises ArgumentError for half precision, in which small steps vanish.
+    """
     found = dict(named)
+    for network in model.networks.values():
+        network.requires_grad_(False)
     for name, parameter in found.items():
         if parameter.dtype not in (torch.float32, torch.float64):
             raise ArgumentError(f'got {name} in {parameter.dtype}: expected float32 to train it, load the model with dtype="float32"')
         parameter.requires_grad_(True)
     return found
+
+
+def denoiser(model: Model, network: nn.Module | None = None) -> NetworkDenoiser:
+    """The model's network, or another in its place, as the loss asks it: in the number format of the model."""
+    return NetworkDenoiser(network or model.networks["network"], model.schedule, model.prediction, dtype=model.dtype)

@@ -1,16 +1,15 @@
-"""Which family an adapter's file was trained for, from its keys, shapes and metadata; and which one a model is of."""
+"""Which family an adapter's file was trained for, by its keys, shapes and metadata, and which family a model is of."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 
-from torch import nn
-
+from unnoise.checkpoints.keys import Networks, config_of
 from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
-from unnoise.networks.mmdit import MMDiT
-from unnoise.networks.unet import UNet
+from unnoise.networks.mmdit import MMDiTConfig
+from unnoise.networks.unet import UNetConfig
 
 SD1, SD2, XL, REFINER = "Stable Diffusion 1", "Stable Diffusion 2", "SDXL", "the SDXL refiner"
 SD3, FLUX = "Stable Diffusion 3", "Flux"
@@ -38,14 +37,16 @@ VERSIONS = {  # how kohya's `ss_base_model_version` and the `modelspec.architect
 }
 
 
-def own(networks: Mapping[str, nn.Module]) -> str:
-    """The family of a model, for messages."""
+def of_model(networks: Networks) -> str:
+    """The family of a model, for messages: by the config of the network that denoises."""
     network = networks.get("network")
-    if isinstance(network, MMDiT):
+    if network is None:
+        return "text encoders alone"
+    config = config_of(network)
+    if isinstance(config, MMDiTConfig):
         return SD3
-    if not isinstance(network, UNet):
-        return f"a {type(network).__name__}" if network is not None else "text encoders alone"
-    config = network.config
+    if not isinstance(config, UNetConfig):
+        return f"a {type(network).__name__}"
     if config.pooled_width:
         return REFINER if config.context_width == 1280 else XL
     if not config.context_width:
@@ -53,8 +54,8 @@ def own(networks: Mapping[str, nn.Module]) -> str:
     return SD2 if config.linear_projection else SD1
 
 
-def told(weights: Weights, modules: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
-    """Families that the file may be for; empty: it does not tell. Its keys and shapes say more than what someone wrote into its header."""
+def of_file(weights: Weights, modules: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    """The families that a file may be for; empty where nothing tells. Its keys and shapes go before what stands in its header."""
     names = [module.replace("base_model.model.", "").replace(".", "_") for module in modules]
     signs = next((families for sign, families in SIGNS.items() if any(re.search(sign, name) for name in names)), ())
     if len(signs) == 1:
@@ -66,17 +67,17 @@ def told(weights: Weights, modules: Mapping[str, Mapping[str, str]]) -> tuple[st
     return (version,) if version and (not signs or version in signs) else signs
 
 
-def clash(weights: Weights, modules: Mapping[str, Mapping[str, str]], networks: Mapping[str, nn.Module]) -> str:
-    """Why the file is another family's, in one line; empty where it may be this one's."""
-    mine, theirs = own(networks), told(weights, modules)
+def clash(weights: Weights, modules: Mapping[str, Mapping[str, str]], networks: Networks) -> str:
+    """One line that says which other family the file is for; empty where it may be for this one."""
+    mine, theirs = of_model(networks), of_file(weights, modules)
     if not theirs or "network" not in networks or mine in theirs:
         return ""
     return f"{weights.path} is an adapter for {' or '.join(theirs)}, and this model is {mine}: use one that was trained for it"
 
 
-def check(weights: Weights, networks: Mapping[str, nn.Module]) -> None:
+def check(weights: Weights, networks: Networks) -> None:
     """Refuse what its header says is another family's, even where shapes fit, as SD 1's self-attention does SD 2. Raises FileError."""
-    version, mine = _version(weights), own(networks)
+    version, mine = _version(weights), of_model(networks)
     if version and "network" in networks and version != mine:
         raise FileError(
             f"{weights.path} is an adapter for {version} by its header, and this model is {mine}: use one that was trained for it"

@@ -118,7 +118,7 @@ def read(weights: Weights, networks: Mapping[str, nn.Module], *, strict: bool = 
         except FileError as error:
             if strict:
                 clash = families.clash(weights, modules, networks)
-                raise FileError(clash or f"{weights.path} does not fit this model, {families.own(networks)}: {error}") from None
+                raise FileError(clash or f"{weights.path} does not fit this model, {families.of_model(networks)}: {error}") from None
             unmatched += [key for key in roles.values() if key not in lost]
             continue
         matched += bool(fitting)
@@ -142,7 +142,7 @@ def _refusal(weights: Weights, unmatched: list[str], modules: Mapping[str, Mappi
     near = nearest(lost.replace(".", "_"), names.known(), n=1)
     keys = f"{len(unmatched)} of its {len(weights)} keys ({', '.join(unmatched[:2])}{', ...' if len(unmatched) > 2 else ''})"
     hint = f" (nearest here: {near[0]})" if near else ""
-    return f"{weights.path}: {keys} belong to no module of this model, {families.own(networks)}{hint}: strict=False leaves them out"
+    return f"{weights.path}: {keys} belong to no module of this model, {families.of_model(networks)}{hint}: strict=False leaves them out"
 
 
 def _fitting(target: Target, changes: list[tuple[str, Delta]], shapes: Mapping[str, torch.Size]) -> list[tuple[str, Delta]]:

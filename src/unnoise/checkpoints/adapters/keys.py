@@ -18,11 +18,11 @@ from itertools import product
 from torch import Tensor, nn
 
 from unnoise.checkpoints.adapters.families import clash
-from unnoise.checkpoints.keys import Shape
+from unnoise.checkpoints.keys import Shape, config_of
 from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
-from unnoise.networks.text import CLIPTextEncoder
-from unnoise.networks.unet import UNet
+from unnoise.networks.text import CLIPTextConfig
+from unnoise.networks.unet import UNetConfig
 
 _ADAPTER = r"(?:\.\w+)?"  # PEFT's name of the adapter, where a key has it
 ENDS = {
@@ -99,7 +99,7 @@ def _numbered(weights: Weights, place: str, networks: Mapping[str, nn.Module]) -
     if not numbers:
         return {}
     network = networks.get(PLACES[place])
-    if not isinstance(network, UNet | CLIPTextEncoder):
+    if network is None or not isinstance(config_of(network), UNetConfig | CLIPTextConfig):
         raise FileError(f"{weights.path} numbers the layers of a {place}, and this model has none of that kind")
     for targets, late in product(_targets(weights, place), (False, True)):
         order = list(_order(network, targets, late))
@@ -126,15 +126,16 @@ def _fits(shapes: Mapping[str, Shape], place: str, i: int, shape: Shape) -> bool
     return up[0] == shape[0] and down[1] == shape[1]
 
 
-def _order(network: UNet | CLIPTextEncoder, targets: Sequence[str], late: bool) -> Iterator[str]:
+def _order(network: nn.Module, targets: Sequence[str], late: bool) -> Iterator[str]:
     """Our modules in the order in which diffusers' classes hold theirs. late: the text attention stands behind the feed-forward, as it did
     until diffusers 0.12; shapes tell which."""
-    if isinstance(network, CLIPTextEncoder):
-        for i in range(network.config.layers if "CLIPAttention" in targets else 0):
+    config = config_of(network)
+    if isinstance(config, CLIPTextConfig):
+        for i in range(config.layers if "CLIPAttention" in targets else 0):
             yield from (f"text_model.encoder.layers.{i}.self_attn.{part}_proj" for part in "kvq")
             yield f"text_model.encoder.layers.{i}.self_attn.out_proj"
         return
-    blocks = [f"{way}_blocks.{i}" for way in ("down", "up") for i in range(len(network.config.widths))]
+    blocks = [f"{way}_blocks.{i}" for way in ("down", "up") for i in range(len(config.widths))]
     for block in [*blocks, "mid_block"]:  # the middle was made last
         yield from _block(network.get_submodule(block), block, targets, late)
 

@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 from torch import nn
 
-from unnoise.checkpoints.keys import Layout
+from unnoise.checkpoints.keys import Layout, config_of
 from unnoise.checkpoints.layouts import diffusers, numbered
-from unnoise.networks.mmdit import MMDiT
-from unnoise.networks.text import CLIPTextEncoder
-from unnoise.networks.unet import UNet
+from unnoise.networks.mmdit import MMDiTConfig
+from unnoise.networks.text import CLIPTextConfig
+from unnoise.networks.unet import UNetConfig
 
 # What stands before a module's path, in underscores, and the network that it names.
 PREFIXES = {
@@ -112,10 +112,11 @@ def _spelled(place: str, network: nn.Module) -> Iterator[tuple[str, Target]]:
 def _written(place: str, network: nn.Module) -> Iterator[tuple[Target, str]]:
     """The name that kohya's form prefers stands first."""
     layouts = _layouts(network)
-    if isinstance(network, UNet):
-        layouts = layouts[::-1] if network.config.pooled_width else layouts  # SDXL: the numbers
+    config = config_of(network)
+    if isinstance(config, UNetConfig):
+        layouts = layouts[::-1] if config.pooled_width else layouts  # SDXL: the numbers
     for module in _modules(network):
-        if not isinstance(network, UNet):
+        if not isinstance(config, UNetConfig):
             yield Target(place, module), module
         for layout in layouts:
             yield from ((Target(place, module, rows), name) for name, rows in _published(network, layout, module))
@@ -127,11 +128,12 @@ def _modules(network: nn.Module) -> list[str]:
 
 
 def _layouts(network: nn.Module) -> list[Layout]:
-    """diffusers' first."""
-    if isinstance(network, UNet):
+    """The published names of a network, those of diffusers first."""
+    config = config_of(network)
+    if isinstance(config, UNetConfig):
         # without text the numbered attention is one joint matrix, in an order that the file decides
-        return [diffusers.unet({}), *([numbered.unet(network.config)] if network.config.context_width else [])]
-    return [diffusers.mmdit(network.config)] if isinstance(network, MMDiT) else []
+        return [diffusers.unet({}), *([numbered.unet(config)] if config.context_width else [])]
+    return [diffusers.mmdit(config)] if isinstance(config, MMDiTConfig) else []
 
 
 def _published(network: nn.Module, layout: Layout, module: str) -> Iterator[tuple[str, Ranges]]:
@@ -152,7 +154,7 @@ def _own(network: nn.Module, module: str) -> Iterator[str]:
     """Our name, which is a published one too. Text encoders: without the outermost module, as transformers 5 has it; and with the names of
     attention that diffusers 0.15 gave them."""
     yield module
-    if isinstance(network, CLIPTextEncoder):
+    if isinstance(config_of(network), CLIPTextConfig):
         yield module.removeprefix("text_model.")
         if ".self_attn." in module:
             yield re.sub(r"(\w+)_proj$", r"to_\1", module)

@@ -6,16 +6,14 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unnoise.checkpoints.store import header
 from unnoise.errors import FileError, nearest
 
 STEMS = ("diffusion_pytorch_model", "model")  # what a component's weights are called in a diffusers folder
@@ -56,17 +54,6 @@ def sync(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
-
-
-@contextmanager
-def opened(path: Path, device: str = "cpu") -> Iterator[Any]:
-    """The file, mapped: `metadata()`, `keys()`, `get_tensor(name)`. Raises FileError."""
-    header.read(path)
-    try:
-        with safe_open(path, "pt", device=device) as file:
-            yield file
-    except SafetensorError as error:
-        raise FileError(f"{path} is not a whole safetensors file: {_reason(error)}") from None
 
 
 def match(path: Path, found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> None:
