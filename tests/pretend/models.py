@@ -168,6 +168,7 @@ def control(name: str) -> ControlModel:
 
 def classifier() -> ClassifierModel:
     """For adm-64, on the CPU."""
+    torch.manual_seed(7)
     config = ClassifierConfig(16, widths=(32, 64), depths=(0, 1), blocks=1, heads=2, head_width=32)
     return ClassifierModel(randomised(Classifier(config), 5), config, CPU)
 

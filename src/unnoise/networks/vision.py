@@ -62,7 +62,8 @@ class Embeddings(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (b, patches, width)
         first = self.class_embedding.expand(len(pixels), 1, -1)
-        return torch.cat([first, patches], dim=1) + self.position_embedding.weight
+        places = torch.arange(self.position_embedding.num_embeddings, device=pixels.device)
+        return torch.cat([first, patches], dim=1) + self.position_embedding(places)
 
 
 class VisionModel(nn.Module):
