@@ -1,7 +1,7 @@
 """The rules of the house (CONTRIBUTING.md lists them) as functions over source text; test_house.py applies them and plants violations.
 
 A tree is {"unnoise.diffusion.solvers": source, ...}; every rule returns its complaints, one line each, and an empty list when all is well.
-`python tests/house.py --write` records the public names anew in tests/public_names.txt.
+`python tests/house.py --write` records the public names anew in tests/public_names.txt, and the layers in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "unnoise"
 RECORD = ROOT / "tests" / "public_names.txt"
+HOLDERS = ("unnoise.pipeline.model", "unnoise.pipeline.request", "unnoise.pipeline.stages")  # modules of the classes that `load` leads to
 
 # From the ground up. What stands on one line may not import its neighbours on that line.
 FLOORS = (
@@ -52,18 +53,13 @@ RECORD_WIDTH = 100  # a longer signature stands in the record with one parameter
 # Functions that still pack their arguments into dicts, as "file: qualified name". This list only shrinks.
 PACKED = frozenset(
     {
-        "control: Controlled.forward",
-        "families: _row",
         "generate: generate",
         "loading: _nothing",
-        "model: Model._handed_over",
-        "model: Model.stream",
-        "published: _adm",
-        "published: _classifier",
-        "request: _settings",
-        "request: request",
+        "papers: _adm",
+        "papers: _classifier",
         "requests: given",
         "solvers: Solver.with_options",
+        "table: _row",
     }
 )
 
@@ -137,7 +133,19 @@ def upward(sources: Tree) -> list[str]:
 def _may(floor: str, other: str) -> bool:
     if floor == other:
         return True
-    return HEIGHT.get(floor, -1) > HEIGHT.get(other or "model", len(FLOORS))  # the package itself offers what the model does
+    return HEIGHT.get(floor, -1) > HEIGHT.get(other or "pipeline", len(FLOORS))  # the package itself offers what the pipeline does
+
+
+def drawing() -> str:
+    """FLOORS as docs/architecture.md shows it, the highest layer first."""
+    lines = [f"{height + 1:3d}  {' | '.join(line)}\n" for height, line in enumerate(FLOORS)]
+    return "".join(reversed(lines))
+
+
+def redraw() -> None:
+    page = ROOT / "docs" / "architecture.md"
+    text = page.read_text(encoding="utf-8")
+    page.write_text(re.sub(r"(?<=```text\n).*?(?=```)", lambda _: drawing(), text, count=1, flags=re.DOTALL), encoding="utf-8")
 
 
 def cycles(sources: Tree) -> list[str]:
@@ -248,7 +256,8 @@ def packed(sources: Tree, record: Iterable[str], allowed: Iterable[str] = ()) ->
     found: dict[str, list[str]] = {}
     for name, source in sorted(sources.items()):
         for qualified, node in qualified_functions(source):
-            is_public = bool({f"{name}.{qualified}", f"{PACKAGE}.{qualified}"} & public_names)
+            called = qualified.removesuffix(".__init__")  # a class stands in the record with the parameters of its `__init__`
+            is_public = bool({f"{name}.{called}", f"{PACKAGE}.{called}"} & public_names)
             if reasons := [*_keyword_packs(node, is_public), *(["calls locals()"] if _calls_locals(node) else [])]:
                 found[f"{name.rsplit('.', 1)[-1]}: {qualified}"] = reasons
     advice = "name the arguments, or group them in a dataclass"
@@ -497,7 +506,7 @@ def public() -> list[str]:
     """The surface of unnoise as it is, and below it what the documentation and the examples import beside it."""
     import unnoise
 
-    lines = surface(unnoise, ["unnoise.model"])
+    lines = surface(unnoise, HOLDERS)
     for name, entry in documented(shown()):
         lines += [] if any(line.removeprefix("class ").split("(")[0] == name for line in lines) else entry
     return [*lines, "samplers: " + " ".join(info.name for info in unnoise.samplers())]
@@ -513,3 +522,4 @@ if __name__ == "__main__":
     for line in drift(recorded(), public()):
         print(line)
     RECORD.write_text("\n".join(public()) + "\n", encoding="utf-8")
+    redraw()

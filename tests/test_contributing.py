@@ -58,8 +58,3 @@ def test_the_layout_is_the_real_one():
     source = (house.ROOT / "src/unnoise/checkpoints/layouts/ddpm.py").read_text(encoding="utf-8")
     parts = [part.strip() for block in blocks("Add a checkpoint layout") for part in block.split("\n\n\n")]
     assert len(parts) == 3 and [part for part in parts if part not in source] == []
-
-
-def test_the_floors_are_those_that_are_tested():
-    line = " ".join(next(part for part in GUIDE.split("\n\n") if part.strip().startswith("errors |")).split())
-    assert [tuple(floor.strip().split(" | ")) for floor in line.split("<")] == [*house.FLOORS[:-1]]

@@ -20,6 +20,7 @@ from unnoise.diffusion.predictions import PREDICTIONS
 from unnoise.diffusion.schedules import BETAS
 from unnoise.diffusion.solvers import SOLVERS
 from unnoise.families.table import FAMILIES
+from unnoise.images import metadata
 from unnoise.images.hints import HINTS
 
 DOCS = house.ROOT / "docs"
@@ -118,6 +119,29 @@ def test_families():
 def test_hints():
     rows = [[name, row.text, "yes" if row.model else "no"] for name, row in HINTS.items()]
     assert pages.table(DOCS / "checkpoints.md", "### Hints") == rows
+
+
+def test_schedulers_of_diffusers():
+    import diffusers
+
+    rows = pages.table(DOCS / "from-diffusers.md", "## Schedulers")
+    theirs = [re.findall(r"\w+Scheduler", row[0]) for row in rows]
+    assert all(names and all(hasattr(diffusers, name) for name in names) for names in theirs)
+    assert [row[1] for row in rows if row[1] not in SOLVERS] == []
+
+
+def test_names_of_other_programs():
+    rows = pages.table(DOCS / "from-comfyui.md", "## Samplers")
+    assert {ours: web for web, _, ours in rows if web != "none"} | {"ddpm": "DDPM"} == metadata.SAMPLERS  # the web UI has no DDPM
+    assert [ours for _, _, ours in rows if ours not in SOLVERS] == []
+
+
+def test_the_drawing_of_the_layers():
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    assert f"```text\n{house.drawing()}```\n" in page, "`python tests/house.py --write` renews the drawing"
+    rows = [name for row in pages.table(DOCS / "architecture.md", "## What each holds") for name in row[0].split(", ")]
+    names = {name.split(".")[1] for name in house.tree(house.ROOT / "src") if "." in name} - {"__main__"}
+    assert sorted(rows) == sorted(names)
 
 
 def test_every_command_has_its_section():

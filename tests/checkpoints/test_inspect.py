@@ -15,7 +15,7 @@ from torch import Tensor
 import unnoise
 from checkpoints.test_save import SINGLE, built, family, layout, words
 from unnoise.checkpoints import keys, recognise, save
-from unnoise.checkpoints.inspect import inspect
+from unnoise.checkpoints.inspect import describe
 from unnoise.checkpoints.layouts import controlnet, first_stage
 from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
@@ -31,7 +31,7 @@ def test_models(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     networks = built(spec, torch.float16)
     save.model(path, spec, networks, layout(spec))
-    record = inspect(path)
+    record = describe(path)
     assert (record["kind"], record["family"], record["prediction"]) == ("model", name, spec.prediction)
     assert record["schedule"]["kind"] == spec.schedule.kind and str(path) in record["run"]
     for place, part in record["parts"].items():
@@ -78,13 +78,13 @@ def saved(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | Non
 def test_parts_and_controls(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     stage = AutoencoderConfig(widths=(32, 32), blocks=1)
-    record = inspect(saved(keys.write(first_stage.autoencoder(stage), Autoencoder(stage).state_dict()), path))
-    assert record["kind"] == "autoencoder" and "latent_channels 4" in record["told"][0] and "--part autoencoder=" in record["run"]
+    record = describe(saved(keys.write(first_stage.autoencoder(stage), Autoencoder(stage).state_dict()), path))
+    assert record["kind"] == "autoencoder" and "latent_channels 4" in record["evidence"][0] and "--part autoencoder=" in record["run"]
     config = ControlNetConfig(UNetConfig(widths=(32,), depths=(1,), blocks=1, heads=4, context_width=24), hint_widths=(8, 8))
-    record = inspect(saved(keys.write(controlnet.numbered_control(config), ControlNet(config).state_dict()), path))
+    record = describe(saved(keys.write(controlnet.numbered_control(config), ControlNet(config).state_dict()), path))
     assert (record["kind"], record["family"]) == ("ControlNet", "sd1") and "--control" in record["run"]
-    record = inspect(saved({"lora_controlnet": torch.zeros(1)}, path))
-    assert record["kind"] == "other control" and "Control-LoRA" in record["told"][0]
+    record = describe(saved({"lora_controlnet": torch.zeros(1)}, path))
+    assert record["kind"] == "other control" and "Control-LoRA" in record["evidence"][0]
 
 
 KOHYA = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -99,7 +99,7 @@ KOHYA = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
     ],
 )
 def test_adapters(tensors: dict[str, tuple[int, ...]], dialect: str, change: str, rank: int, tmp_path: Path) -> None:
-    record = inspect(saved({key: torch.zeros(shape) for key, shape in tensors.items()}, tmp_path / "x.safetensors"))
+    record = describe(saved({key: torch.zeros(shape) for key, shape in tensors.items()}, tmp_path / "x.safetensors"))
     assert (record["kind"], record["dialect"], record["change"], record["rank"]) == ("LoRA", dialect, change, rank)
     assert change == "LoHa" or record["family"] == "Stable Diffusion 1"
 
@@ -112,15 +112,15 @@ def test_every_golden_adapter(shared: Path) -> None:
     for file in files:
         if "text_encoder" in file.name or file.name.endswith("_unet.safetensors"):
             continue
-        record = inspect(file)
+        record = describe(file)
         expected = next((change for word, change in changes.items() if word in file.name), None)
         assert record["kind"] == "LoRA", file.name
         assert expected in (None, record["change"]), file.name
 
 
 def test_words(tmp_path: Path) -> None:
-    record = inspect(saved({"<cat>": torch.zeros(2, 768)}, tmp_path / "x.safetensors"))
-    assert (record["kind"], record["family"], record["told"]) == (
+    record = describe(saved({"<cat>": torch.zeros(2, 768)}, tmp_path / "x.safetensors"))
+    assert (record["kind"], record["family"], record["evidence"]) == (
         "textual inversion",
         "Stable Diffusion 1",
         ["the word '<cat>', 2 vectors"],
@@ -131,16 +131,16 @@ def test_real_files(shared: Path) -> None:
     weights = shared / "weights"
     if not weights.is_dir():
         pytest.skip("no real weights")
-    disney = inspect(weights / "lora_sd15/cloneofsimo_lora_disney.safetensors")
+    disney = describe(weights / "lora_sd15/cloneofsimo_lora_disney.safetensors")
     assert (disney["family"], disney["dialect"], disney["rank"]) == ("Stable Diffusion 1", "cloneofsimo", 1)
-    cat = inspect(weights / "lora_sd15/diffusers_lora_catundchat.safetensors")
+    cat = describe(weights / "lora_sd15/diffusers_lora_catundchat.safetensors")
     assert (cat["family"], cat["dialect"], cat["rank"]) == ("Stable Diffusion 1", "diffusers attention processors", 4)
     for file in [*weights.rglob("*.pth"), *weights.rglob("*.pt"), *weights.rglob("*.bin")]:
-        record = inspect(file)
+        record = describe(file)
         assert record["kind"] == "pickle" and record["run"].startswith(f"unnoise convert {file}"), file
         assert 0 < record["bytes"] < record["file_bytes"]
-    folder = inspect(weights / "sd15_layout")
-    assert "Git LFS pointer" in folder["told"][0] and folder["parts"]["vae"]["state"] == "config alone"
+    folder = describe(weights / "sd15_layout")
+    assert "Git LFS pointer" in folder["evidence"][0] and folder["parts"]["vae"]["state"] == "config alone"
 
 
 def test_a_private_architecture_is_described_and_not_loaded(shared: Path, tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_a_private_architecture_is_described_and_not_loaded(shared: Path, tmp_pa
 
     out = tmp_path / "mnist.safetensors"
     convert.convert(source, out)
-    record = inspect(out)
-    assert record["kind"] == "unknown" and "no layout that runs here" in record["told"][0] and "run" not in record
+    record = describe(out)
+    assert record["kind"] == "unknown" and "no layout that runs here" in record["evidence"][0] and "run" not in record
     with pytest.raises(FileError, match=r"is no model of a family that runs here: \d+ tensors such as"):
         unnoise.load(out)
 
@@ -161,15 +161,15 @@ def test_folders(tmp_path: Path) -> None:
     spec = family("sd1")
     networks = built(spec)
     save.model(tmp_path / "model", spec, networks, "diffusers", tokenizers=words(spec))
-    record = inspect(tmp_path / "model")
+    record = describe(tmp_path / "model")
     assert (record["kind"], record["family"]) == ("model", "sd1")
     assert record["parameters"] == sum(p.numel() for p in networks.parameters())
-    assert inspect(tmp_path / "model/vae")["kind"] == "autoencoder"
+    assert describe(tmp_path / "model/vae")["kind"] == "autoencoder"
     (tmp_path / "model/unet/diffusion_pytorch_model.safetensors").unlink()
-    record = inspect(tmp_path / "model")
-    assert "does not load: " in record["told"][0] and record["parts"]["vae"]["state"].endswith(" parameters")
+    record = describe(tmp_path / "model")
+    assert "does not load: " in record["evidence"][0] and record["parts"]["vae"]["state"].endswith(" parameters")
     with pytest.raises(FileError, match=r"is no model's folder: it has model, expected a model_index\.json"):
-        inspect(tmp_path)
+        describe(tmp_path)
 
 
 def test_a_header_is_all_that_is_read(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_header_is_all_that_is_read(tmp_path: Path) -> None:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + place)
     began = time.perf_counter()
-    record = inspect(path)
+    record = describe(path)
     seconds = time.perf_counter() - began
     assert record["family"] == "sdxl" and record["file_bytes"] > 6.5e9
     assert record["parts"]["network"]["parameters"] == 2_567_463_684  # Podell et al. 2023: 2.6 billion

@@ -177,7 +177,7 @@ def test_words_of_transformers() -> None:
     }
     mine.load_state_dict(state)
     vectors = torch.randn(2, 24)
-    made = words.words([words.Embedding("<a>", {"": vectors})], {"text_encoder": mine})["text_encoder"]
+    made = words.vectors([words.Embedding("<a>", {"": vectors})], {"text_encoder": mine})["text_encoder"]
     peer.resize_token_embeddings(122, mean_resizing=False)
     peer.get_input_embeddings().weight.data[120:] = vectors
     ids = torch.tensor([[118, 5, *made.ids["<a>"], 7, 119, 119]])

@@ -184,7 +184,7 @@ def sd3(shared: Path) -> Any:
 
 
 def lcm(shared: Path) -> Any:
-    """A latent consistency model: Stable Diffusion 1's shape, and the network is told the guidance scale."""
+    """A latent consistency model: Stable Diffusion 1's shape, and the network is given the guidance scale."""
     from diffusers import LatentConsistencyModelPipeline, LCMScheduler
 
     pipe = sd1(shared, unet={"time_cond_proj_dim": 16})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -27,9 +27,14 @@ from unnoise.networks import tokenizers
 from unnoise.networks.dit import DiTConfig
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.unet import UNetConfig
+from unnoise.pipeline import loading, locating
+from unnoise.pipeline import model as modelling
 from unnoise.pipeline.encoding import Encoder
-from unnoise.pipeline.model import BUILTIN, Model, Progress, Result, arguments
-from unnoise.pipeline.request import ARGUMENTS, OUTPUT_TYPES
+from unnoise.pipeline.locating import BUILTIN
+from unnoise.pipeline.model import Model
+from unnoise.pipeline.records import request_of
+from unnoise.pipeline.request import OutputType, Request
+from unnoise.pipeline.stages import Progress, Result
 
 BACKBONES = {
     "unet": UNetConfig(3, 3, widths=(32, 32), blocks=1, depths=(0, 1), heads=2, context_width=0, pooled_width=16, patch=2),
@@ -170,7 +175,9 @@ def test_previews_are_pictures_that_end_as_the_result(unet):
 
 
 def test_output_types_hold_the_same_picture(unet):
-    made: dict[str, Result] = {kind: unet.generate(PROMPTS[:2], seed=7, num_inference_steps=2, output_type=kind) for kind in OUTPUT_TYPES}
+    made: dict[str, Result] = {
+        kind: unet.generate(PROMPTS[:2], seed=7, num_inference_steps=2, output_type=kind) for kind in get_args(OutputType)
+    }
     pil, array, tensor = made["pil"].images, made["numpy"].images, made["pt"].images
     assert isinstance(pil, list) and isinstance(array, np.ndarray) and isinstance(tensor, torch.Tensor)
     assert array.shape == (2, 16, 16, 3) and tensor.shape == (2, 3, 16, 16) and array.dtype == np.float32
@@ -231,16 +238,11 @@ def test_a_model_of_a_table_of_times(tmp_path):
 # Arguments
 
 
-def test_the_names_are_those_of_the_signature():
-    signature = inspect.signature(Model.stream).parameters
-    assert [name for name in signature if name not in ("self", "unknown")] == list(ARGUMENTS)
-
-
 def test_defaults_are_the_models_own(tmp_path):
     defaults = Defaults(sampler="euler", num_inference_steps=2, guidance_scale=2.5, guidance_interval=(0.1, 0.8), spacing="trailing")
     own = unnoise.load(write(tmp_path / "own.safetensors", defaults=defaults))
     record = own.generate("x", seed=1).metadata[0]
-    expected = {"sampler": "euler", "steps": 2, "guidance_scale": 2.5, "guidance_interval": [0.1, 0.8], "spacing": "trailing"}
+    expected = {"sampler": "euler", "num_inference_steps": 2, "guidance_scale": 2.5, "guidance_interval": [0.1, 0.8], "spacing": "trailing"}
     assert {key: record[key] for key in expected} == expected and (record["width"], record["height"]) == (16, 16)
     assert own.generate("x", seed=1, sampler="ddim").metadata[0]["spacing"] is None  # the spacing belongs to the default sampler
 
@@ -312,7 +314,7 @@ NOT_FINITE = torch.full((1, 3, 16, 16), float("nan"))
 
 
 def test_every_argument_has_its_wrong_values():
-    assert WRONG.keys() == set(ARGUMENTS)
+    assert WRONG.keys() == Request.model_fields.keys()
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -371,8 +373,8 @@ def test_a_record_makes_the_picture_again(unet, index):
         settings["spacing_options"] = {"rho": 5, "ending": "first"}
     made = unet.generate(**settings, guidance_interval=(0.1, 0.9))
     for picture, record in zip(made.images, made.metadata, strict=True):
-        given = arguments(json.loads(json.dumps(record)))
-        again = unnoise.load(given.pop("model")).generate(**given)
+        read = json.loads(json.dumps(record))
+        again = unnoise.load(read["model"]).generate(**request_of(read).fields())
         assert again.images[0].tobytes() == picture.tobytes() and again.metadata == [record]
 
 
@@ -389,7 +391,7 @@ def test_a_record_counts_the_tokens_that_did_not_fit(unet):
     made = unet.generate(["a red apple", "q w q w q w q w q w q w q"], negative_prompt=["", "q w q w q w q w q w q"], **asked)
     assert ["dropped_tokens" in record for record in made.metadata] == [False, True]
     assert made.metadata[1]["dropped_tokens"] == 3 + 1
-    assert "dropped_tokens" not in arguments(made.metadata[1])
+    assert request_of(made.metadata[1]).prompt == "q w q w q w q w q w q w q"  # and is no field of a request
 
 
 # Files
@@ -568,11 +570,15 @@ def test_what_names_no_model(wrong):
         unnoise.load(wrong)
 
 
+def builtin(monkeypatch, folder: Path) -> None:
+    """The built-in models are those in `folder`."""
+    for module in (loading, locating, modelling):
+        monkeypatch.setattr(module, "BUILTIN", folder)
+
+
 @pytest.mark.parametrize("name", ["emoji", "", "folder/model.ckpt"])
 def test_an_unknown_model_where_none_is_known(name, monkeypatch, tmp_path):
-    import unnoise.pipeline.loading as module
-
-    monkeypatch.setattr(module, "BUILTIN", tmp_path)
+    builtin(monkeypatch, tmp_path)
     with pytest.raises(UnnoiseError) as refused:
         unnoise.load(name)
     expected = "expected a name that unnoise.models() lists, a .safetensors file, a diffusers folder or a hub id"
@@ -581,11 +587,8 @@ def test_an_unknown_model_where_none_is_known(name, monkeypatch, tmp_path):
 
 
 def test_the_list_of_models_reads_headers_only(files, monkeypatch, tmp_path):
-    from unnoise import loading, model
-
     (tmp_path / "tiny.safetensors").write_bytes(files["unet"].read_bytes())
-    for module in (loading, model):
-        monkeypatch.setattr(module, "BUILTIN", tmp_path)
+    builtin(monkeypatch, tmp_path)
     (info,) = unnoise.models()
     weights = load_file(files["unet"])
     assert (info.name, info.family, info.bytes) == ("tiny", "pixel", files["unet"].stat().st_size)

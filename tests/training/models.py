@@ -28,7 +28,14 @@ Models = Callable[[str], Model]
 def dit() -> Model:
     """A class-conditional transformer on latents; the published ones start from zeros, through which nothing would reach their blocks."""
     spec = ModelSpec(
-        name="dit", prediction="eps", schedule=ScheduleSpec(kind="vp"), size=16, multiple=2, dit=DIT, conditioning="labels", null_label=10
+        name="dit",
+        prediction="eps",
+        schedule=ScheduleSpec(kind="vp"),
+        size=16,
+        multiple=2,
+        networks={"network": DIT},
+        conditioning="labels",
+        null_label=10,
     )
     networks = spec.build().eval()
     for parameter in networks.parameters():
@@ -66,4 +73,5 @@ def batch(trainee: Trainee, prompts: Sequence[str] = ("a photo of <cat>", "<cat>
 
 def digest(model: Model) -> dict[str, Tensor]:
     """Copies of all weights and buffers, by "place.name"."""
-    return {name: value.clone() for name, value in model.networks.state_dict().items()}
+    found = ((place, network.state_dict()) for place, network in model.networks.items())
+    return {f"{place}.{name}": value.clone() for place, state in found for name, value in state.items()}

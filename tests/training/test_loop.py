@@ -151,7 +151,8 @@ def test_sampling_from_the_average_leaves_the_run_as_it_was(tmp_path):
     )
     tiny.assert_equal(tiny.everything(run), before)
     live = run.trainee.model.networks
-    assert live.training and all(p.requires_grad for p in live.parameters())
+    assert all(network.training for network in live.values())
+    assert all(p.requires_grad for _, p in live.named_parameters())
     next(steps)
 
 

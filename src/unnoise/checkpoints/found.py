@@ -63,7 +63,7 @@ class Found:
 
     spec: ModelSpec
     parts: Mapping[str, Part]  # by the names of `ModelSpec.parts`; a network that is not there has to come from another file
-    told: tuple[str, ...] = ()  # what told family, prediction and schedule, for people
+    evidence: tuple[str, ...] = ()  # how family, prediction and schedule are known, a line each, for people
     tokenizers: Mapping[str, Path | Tokenizer] = field(default_factory=dict)  # by the place of their text encoder; the package's else
     complete: bool = False  # the file says everything itself, and nothing can be given beside it
 

@@ -39,10 +39,10 @@ RANKS = {"down": 0, "hada_w1_b": 0, "lokr_w2_b": 0, "lokr_w1_b": 0}  # role: the
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """A record ready for JSON of what is known: kind, family, parts, parameters, dtypes, bytes, prediction, schedule, told, run, metadata.
+    """Describes a path as a record ready for JSON, as far as it is known.
 
-    A pickle is said to be one, and how large its tensors are; what no layout knows is described by its names and shapes. Raises FileError
-    for what is no file of weights.
+    Its keys: kind, family, parts, parameters, dtypes, bytes, prediction, schedule, evidence, run, metadata. Of a pickle it says the kind
+    and the size of the tensors; of a file that no layout knows, names and shapes. Raises FileError for what is no file of weights.
     """
     record = _folder(path) if path.is_dir() else _file(path)
     return {"path": str(path), **{key: value for key, value in record.items() if value not in (None, "", [], {})}}
@@ -95,8 +95,8 @@ def _pickle(path: Path) -> dict[str, Any] | None:
         with zipfile.ZipFile(path) as archive:
             stored = [info for info in archive.infolist() if "/data/" in info.filename]
         record |= {"tensors": len(stored), "bytes": sum(info.file_size for info in stored)}
-    told = "a pickle can run code, so its names are not read: convert it and inspect what comes out"
-    return {**record, "told": [told], "run": f"unnoise convert {path} {path.with_suffix('.safetensors').name}"}
+    evidence = "a pickle can run code, so its names are not read: convert it and inspect what comes out"
+    return {**record, "evidence": [evidence], "run": f"unnoise convert {path} {path.with_suffix('.safetensors').name}"}
 
 
 def _model(path: Path, weights: Weights) -> dict[str, Any] | None:
@@ -104,14 +104,14 @@ def _model(path: Path, weights: Weights) -> dict[str, Any] | None:
         found = recognise.single_file(weights, {})
     except FileError:
         return None
-    return _found(path, found.spec, found.parts, found.told)
+    return _found(path, found.spec, found.parts, found.evidence)
 
 
-def _found(path: Path, spec: ModelSpec, parts: Mapping[str, Part], told: Any) -> dict[str, Any]:
+def _found(path: Path, spec: ModelSpec, parts: Mapping[str, Part], evidence: Any) -> dict[str, Any]:
     wanted = [place for place in spec.networks if place not in parts]
     rows = {place: (part.config, part.weights, part.layout.ignored) for place, part in parts.items()}
-    told = [*told, *([f"without {', '.join(wanted)}: name files with --part"] if wanted else [])]
-    return {"kind": "model", **_spec(spec), "parts": _parts(rows), "missing": wanted, "told": told, "run": _run(path, spec)}
+    evidence = [*evidence, *([f"without {', '.join(wanted)}: name files with --part"] if wanted else [])]
+    return {"kind": "model", **_spec(spec), "parts": _parts(rows), "missing": wanted, "evidence": evidence, "run": _run(path, spec)}
 
 
 def _spec(spec: ModelSpec) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _control(path: Path, weights: Weights) -> dict[str, Any] | None:
     try:
         part = controlnet.part(weights, _beside(path), {})
     except FileError as error:
-        return {"kind": "other control", "told": [str(error)]}
+        return {"kind": "other control", "evidence": [str(error)]}
     if part is None or "model.diffusion_model.out.2.weight" in weights:  # lllyasviel's first files hold the whole model too
         return None
     family = controlnet.family(part.config)
@@ -152,7 +152,7 @@ def _control(path: Path, weights: Weights) -> dict[str, Any] | None:
         "family": family,
         "hint": hint,
         "parts": parts,
-        "told": [f"zero convolutions beside a copy of {family}"],
+        "evidence": [f"zero convolutions beside a copy of {family}"],
         "run": run,
     }
 
@@ -175,12 +175,12 @@ def _alone(path: Path, weights: Weights) -> dict[str, Any] | None:
         try:
             part = attempt()
         except FileError as error:
-            return {"kind": kind, "told": [str(error)]}
+            return {"kind": kind, "evidence": [str(error)]}
         if part is not None:
             parts = _parts({place: (part.config, part.weights, part.layout.ignored)})
-            told = [", ".join(f"{name} {value}" for name, value in vars(part.config).items())]
+            evidence = [", ".join(f"{name} {value}" for name, value in vars(part.config).items())]
             option = f"--classifier {path}" if kind == "classifier" else f"--part {place}={path}"
-            return {"kind": kind, "parts": parts, "told": told, "run": f"unnoise generate ... --model MODEL {option}"}
+            return {"kind": kind, "parts": parts, "evidence": evidence, "run": f"unnoise generate ... --model MODEL {option}"}
     return None
 
 
@@ -194,20 +194,20 @@ def _adapter(path: Path, weights: Weights) -> dict[str, Any] | None:
     factors = {role for roles in modules.values() for role in roles} - {"alpha"}
     if not numbered and (not factors or len(others) > len(rest) / 2):
         if kind := other_kind(others):
-            return {"kind": "adapter", "told": [f"{kind}, which is not read: LoRA, LoCon, LoHa, LoKr, DoRA and whole differences are"]}
+            return {"kind": "adapter", "evidence": [f"{kind}, which is not read: LoRA, LoCon, LoHa, LoKr, DoRA and whole differences are"]}
         return None
     trained_for = families.of_file(weights, modules)
     dialect = next((name for pattern, name in DIALECTS.items() if any(re.search(pattern, key) for key in weights)), "")
     count = len(modules) + len(numbered) // 2
     words = [word.word for word in bundled(weights, others)[0]]
-    told = [f"{count} modules in {dialect or 'mixed'} keys", *([f"brings the words {', '.join(words)}"] if words else [])]
+    evidence = [f"{count} modules in {dialect or 'mixed'} keys", *([f"brings the words {', '.join(words)}"] if words else [])]
     return {
         "kind": "LoRA",
         "family": " or ".join(trained_for),
         "change": _change(modules, weights),
         "dialect": dialect,
         "rank": _rank(modules, weights, numbered),
-        "told": told,
+        "evidence": evidence,
         "run": f'unnoise generate "a red apple" --model MODEL --lora {path}',
     }
 
@@ -242,9 +242,9 @@ def _words(path: Path, weights: Weights) -> dict[str, Any] | None:
     if not widths & words.WIDTHS.keys():
         return None
     family = "SDXL or Stable Diffusion 3" if len(widths) > 1 else words.WIDTHS[widths.pop()]
-    told = [f"the word {word.word!r}, {word.count} vectors" for word in found]
+    evidence = [f"the word {word.word!r}, {word.count} vectors" for word in found]
     run = f'unnoise generate "a drawing of {found[0].word}" --model MODEL --embedding {path}'
-    return {"kind": "textual inversion", "family": family, "told": told, "run": run}
+    return {"kind": "textual inversion", "family": family, "evidence": evidence, "run": run}
 
 
 # What no layout knows
@@ -257,15 +257,17 @@ def _unknown(weights: Weights) -> dict[str, Any]:
         groups[name.split(".")[0]] += math.prod(shape)
     largest = ", ".join(f"{name} ({count:,})" for name, count in groups.most_common(4))
     convolutions = [shape for shape in weights.shapes.values() if len(shape) == 4 and shape[2] > 1]
-    told = [f"no layout that runs here; most parameters in {largest}"]
+    evidence = [f"no layout that runs here; most parameters in {largest}"]
     if convolutions:
-        told.append(f"{len(convolutions)} convolutions, the first from {convolutions[0][1]} channels, the last to {convolutions[-1][0]}")
+        evidence.append(
+            f"{len(convolutions)} convolutions, the first from {convolutions[0][1]} channels, the last to {convolutions[-1][0]}"
+        )
     tables = [
         name for name, shape in weights.shapes.items() if len(shape) == 1 and shape[0] >= 100 and re.search(r"beta|alpha|sigma", name)
     ]
     if tables:
-        told.append(f"a schedule of {weights.shapes[tables[0]][0]} steps in {', '.join(tables[:3])}")
-    return {"kind": "unknown", "told": told}
+        evidence.append(f"a schedule of {weights.shapes[tables[0]][0]} steps in {', '.join(tables[:3])}")
+    return {"kind": "unknown", "evidence": evidence}
 
 
 # Folders
@@ -277,7 +279,7 @@ def _folder(path: Path) -> dict[str, Any]:
             found = read_folder(path, {})
         except (FileError, UnknownName) as error:
             return _broken(path, str(error))
-        record = _found(path, found.spec, found.parts, found.told)
+        record = _found(path, found.spec, found.parts, found.evidence)
         total = sum(part.weights.bytes for part in found.parts.values())
         parameters = sum(row["parameters"] for row in record["parts"].values())
         return {**record, "parameters": parameters, "bytes": total}
@@ -292,7 +294,7 @@ def _broken(path: Path, reason: str) -> dict[str, Any]:
     index = read_json(path / "model_index.json")
     named = {name: row[1] for name, row in index.items() if isinstance(row, list) and len(row) == 2 and row[1]}
     here = {name: {"class": kind, "state": _state(path / name)} for name, kind in named.items()}
-    return {"kind": "model", "family": index.get("_class_name", ""), "parts": here, "told": [f"does not load: {reason}"]}
+    return {"kind": "model", "family": index.get("_class_name", ""), "parts": here, "evidence": [f"does not load: {reason}"]}
 
 
 def _state(folder: Path) -> str:

@@ -18,20 +18,11 @@ from unnoise.checkpoints.store.weights import Weights
 from unnoise.checkpoints.store.write import STEMS
 from unnoise.errors import ArgumentError, FileError, UnknownName
 from unnoise.families import table
-from unnoise.families.spec import ModelSpec
-from unnoise.networks.autoencoder import AutoencoderConfig
-from unnoise.networks.bert import BertConfig
+from unnoise.families.spec import FITS, ModelSpec
 from unnoise.networks.controlnet_mmdit import MMDiTControlNetConfig
-from unnoise.networks.dit import DiTConfig
-from unnoise.networks.labels import ClassTokensConfig
 from unnoise.networks.mmdit import MMDiTConfig
-from unnoise.networks.ncsnpp import NCSNppConfig
-from unnoise.networks.t5 import T5Config
-from unnoise.networks.taesd import TinyAutoencoderConfig
-from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.unet import UNetConfig
 from unnoise.networks.vision import SafetyConfig
-from unnoise.networks.vq import VQConfig
 
 # Who knows which single file, the most telling keys first.
 RECOGNISERS: tuple[Callable[[Weights, Hints], Found | None], ...] = (
@@ -48,14 +39,6 @@ RECOGNISERS: tuple[Callable[[Weights, Hints], Found | None], ...] = (
 SAFETY = Layout({"": ""}, ignored=r"position_ids$")
 
 
-# What `hints` may name: places, and of each the fields of the configs that may stand there
-PLACES: Mapping[str, tuple[type, ...]] = {
-    "network": (UNetConfig, DiTConfig, MMDiTConfig, NCSNppConfig),
-    "autoencoder": (AutoencoderConfig, VQConfig, TinyAutoencoderConfig),
-    "text_encoder": (CLIPTextConfig, BertConfig, ClassTokensConfig),
-    "text_encoder_2": (CLIPTextConfig,),
-    "text_encoder_3": (T5Config,),
-}
 FILE_HINTS = ("ema", "family", "order")  # of a single file
 EXTRA = {"mask": 1, "depth": 1, "low_res": 3}  # channels that join x; a masked picture has as many as x
 
@@ -104,11 +87,11 @@ def _described(path: Path) -> Iterator[None]:
 def check_hints(hints: Hints) -> None:
     """Raises UnknownName for a place or a field that no model has, ArgumentError for what is no mapping."""
     for place, given in hints.items():
-        if place not in (*PLACES, "file"):
-            raise UnknownName("network in config", place, (*PLACES, "file"))
+        if place not in (*FITS, "file"):
+            raise UnknownName("network in config", place, (*FITS, "file"))
         if not isinstance(given, Mapping):
             raise ArgumentError(f"config[{place!r}] is {given!r}: expected fields and values, such as {{'network': {{'heads': 8}}}}")
-        known = FILE_HINTS if place == "file" else {one.name for config in PLACES[place] for one in fields(config)}
+        known = FILE_HINTS if place == "file" else {one.name for config in FITS[place] for one in fields(config)}
         for name in given:
             if name not in known:
                 raise UnknownName(f"field in config[{place!r}]", name, known)

@@ -25,8 +25,9 @@ def convert(
     if layout is not None:
         _rewrite(source, out, layout, key, as_json)
         return
+    from unnoise.checkpoints.pickles import convert as pickled
 
-    made = convert.convert(source, out, key)
+    made = pickled.convert(source, out, key)
     if as_json:
         print_json({"out": str(out), **vars(made)})
         return

@@ -115,7 +115,7 @@ def run(arguments: dict, where: dict, quiet: bool) -> Any:
     with progress(quiet) as show:
         show("loading", 0, None)
         model, rest = given.opened(arguments, where)
-        for line in given.told(model):
+        for line in given.evidence(model):
             notice(line, quiet)
         for state in model.stream(**rest):
             show("sampling", state.step, state.steps)

@@ -47,9 +47,9 @@ def named(arguments: dict) -> dict:
     return {"given": files} if files else {}
 
 
-def told(model: Any) -> list[str]:
-    """What told the model's family, and what was put on it: one line, none for a model of the package."""
-    lines = getattr(model, "told", ())
+def evidence(model: Any) -> list[str]:
+    """How the model's family is known, and which adapters are on: one line, none for a model of the package."""
+    lines = getattr(model, "evidence", ())
     return [f"{model.spec.name}: {'; '.join(lines)}"] if lines else []
 
 

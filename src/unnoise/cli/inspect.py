@@ -10,7 +10,7 @@ import typer
 from unnoise.cli.console import print_json, print_table
 from unnoise.cli.listings import text
 
-LAST = ("told", "run")  # said under the table
+LAST = ("evidence", "run")  # said under the table
 
 
 def inspect(
@@ -33,7 +33,7 @@ def inspect(
         columns = list(dict.fromkeys(key for row in parts.values() for key in row))
         print_table(["part", *columns], [[place, *(shown(row.get(key, "")) for key in columns)] for place, row in parts.items()])
     print()
-    for line in [*record.get("told", []), *([f"run: {record['run']}"] if "run" in record else [])]:
+    for line in [*record.get("evidence", []), *([f"run: {record['run']}"] if "run" in record else [])]:
         print(line)
 
 

@@ -22,7 +22,6 @@ from unnoise.conditioning import Cond
 from unnoise.errors import UnknownName
 from unnoise.evaluation import plots
 from unnoise.families.papers import FAMILIES, PUBLISHED, Config, Published, published
-from unnoise.families.spec import TextConfig
 from unnoise.networks import bert, dit, mmdit, t5, text
 from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.bert import BertConfig
@@ -30,6 +29,7 @@ from unnoise.networks.blocks import AttentionBlock, TransformerBlock
 from unnoise.networks.classifier import ClassifierConfig
 from unnoise.networks.controlnet import ControlNetConfig
 from unnoise.networks.dit import DiTConfig
+from unnoise.networks.kinds import TextConfig
 from unnoise.networks.labels import ClassTokensConfig
 from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.ncsnpp import NCSNppConfig

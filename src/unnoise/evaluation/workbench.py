@@ -14,7 +14,6 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -31,8 +30,9 @@ from unnoise.errors import ArgumentError, UnknownName, UnnoiseError
 from unnoise.evaluation import mixture
 from unnoise.evaluation.mixture import Mixture
 from unnoise.evaluation.verdicts import Pair, Report, Row
+from unnoise.pipeline.job import resolve
 from unnoise.pipeline.model import Model
-from unnoise.pipeline.request import request
+from unnoise.pipeline.request import Request
 
 BUDGETS = (4, 8, 12, 16, 20, 30, 50)
 NUMBERS = 10_000  # that are drawn from the mixture at once
@@ -88,19 +88,16 @@ def _closed_form(schedule: Schedule, process: str, seed: int, numbers: int) -> S
 
 def model_subject(model: Model, prompts: Sequence[str], *, seed: int = 0, pictures: int = 2) -> Subject:
     """A model on its own guidance scale and size, `pictures` of each prompt. Raises ArgumentError for prompts that cannot be drawn."""
-    usual = {name: given.default for name, given in signature(model.stream).parameters.items() if given.kind is given.KEYWORD_ONLY}
-    given = {**usual, "prompt": list(prompts), "num_images_per_prompt": pictures, "seed": seed}
-    asked = request(model.spec, **given, unknown={})
-    with torch.no_grad():
-        guidance = model.trajectories.guidance(asked)
+    job = resolve(Request(prompt=tuple(prompts), num_images_per_prompt=pictures, seed=seed), model.spec)
+    ask = model.start(job).cond
 
     def begin(plan: Plan) -> Run:
-        noise = Streams(asked.seeds)
-        drawn = noise.draw(torch.empty(model.trajectories.shape(asked), device=model.device))
-        return Run(sampling.initial(drawn, plan), plan, noise, guidance)
+        noise = Streams(job.seeds)
+        drawn = noise.draw(torch.empty(model.parts.shape(job), device=model.device))
+        return Run(sampling.initial(drawn, plan), plan, noise, ask)
 
     drawn = f"{pictures} picture{'s' if pictures > 1 else ''} each"
-    name = f"{model.spec.name}: {', '.join(map(repr, prompts))}, {drawn}, guidance {asked.guidance_scale:g}"
+    name = f"{model.spec.name}: {', '.join(map(repr, prompts))}, {drawn}, guidance {job.guidance_scale:g}"
     return Subject(name, f"schedule {model.spec.schedule.kind}", model.schedule, model.denoiser, begin)
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from unnoise.errors import UnknownName
-from unnoise.families.spec import Backbone, TextConfig
 from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.bert import BertConfig
 from unnoise.networks.classifier import ClassifierConfig
 from unnoise.networks.controlnet import ControlNetConfig
 from unnoise.networks.dit import DiTConfig
+from unnoise.networks.kinds import Backbone, TextConfig
 from unnoise.networks.labels import ClassTokensConfig
 from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.ncsnpp import NCSNppConfig

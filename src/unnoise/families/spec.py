@@ -26,18 +26,12 @@ from unnoise.diffusion import schedules, solvers
 from unnoise.diffusion.grids import GRIDS
 from unnoise.diffusion.schedules import Schedule
 from unnoise.errors import UnknownName
-from unnoise.networks.autoencoder import AutoencoderConfig
-from unnoise.networks.bert import BertConfig
-from unnoise.networks.dit import DiTConfig
+from unnoise.networks.kinds import Backbone, FirstStage, TextConfig
 from unnoise.networks.labels import ClassTokensConfig
 from unnoise.networks.meta import meta
 from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.ncsnpp import NCSNppConfig
-from unnoise.networks.t5 import T5Config
-from unnoise.networks.taesd import TinyAutoencoderConfig
-from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.unet import UNetConfig
-from unnoise.networks.vq import VQConfig
 
 
 class Strict(BaseModel):
@@ -112,11 +106,6 @@ class Defaults(Strict):
         return interval
 
 
-Backbone = UNetConfig | DiTConfig | MMDiTConfig | NCSNppConfig
-FirstStage = AutoencoderConfig | VQConfig | TinyAutoencoderConfig
-TextConfig = CLIPTextConfig | T5Config | BertConfig | ClassTokensConfig  # of what makes tokens of a prompt, or of a label
-
-
 class ByKind:
     """Makes pydantic tell the configs of a union apart by `kind`, which stands beside their fields in JSON."""
 
@@ -141,9 +130,10 @@ NetworkConfig = Annotated[Backbone | FirstStage | TextConfig, ByKind()]
 Place = Literal["network", "autoencoder", "text_encoder", "text_encoder_2", "text_encoder_3"]
 PLACES: tuple[Place, ...] = get_args(Place)
 TEXT_PLACES = PLACES[2:]
-FITS = {place: get_args(TextConfig) for place in TEXT_PLACES} | {"network": get_args(Backbone), "autoencoder": get_args(FirstStage)}
+_UNIONS = {"network": Backbone, "autoencoder": FirstStage}
+FITS: dict[str, tuple[type, ...]] = {place: get_args(_UNIONS.get(place, TextConfig)) for place in PLACES}  # the configs of each place
 
-# How text, sizes and labels become the network's condition: see `encoding.py`
+# How text, sizes and labels become the network's condition: see `pipeline/conditionings.py`
 Conditioning = Literal["none", "labels", "label_tokens", "draft", "clip", "clip_penultimate", "bert", "sdxl", "refiner", "sd3"]
 
 

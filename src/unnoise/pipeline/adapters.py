@@ -28,7 +28,7 @@ class Adapted:
     networks: Networks
     tokenizers: dict[str, Tokenizer]
     words: dict[str, Tensor]
-    told: tuple[str, ...]
+    evidence: tuple[str, ...]
 
 
 def pairs(given: Any) -> list[tuple[str | Path | Adapter, float]]:
@@ -53,9 +53,9 @@ def put_on(networks: Networks, tokenizers: Mapping[str, Tokenizer], before: Mapp
         (one if isinstance(one, Adapter) else read_adapter(Weights.open(one), parts, strict=strict), scale) for one, scale in pairs(given)
     ]
     changed = apply(parts, [(adapter, scale) for adapter, scale in read])
-    told = tuple(f"{adapter.path}: {', '.join(adapter.kinds)} on {adapter.matched} modules at {scale:g}" for adapter, scale in read)
+    evidence = tuple(f"{adapter.path}: {', '.join(adapter.kinds)} on {adapter.matched} modules at {scale:g}" for adapter, scale in read)
     new = tuple(word for adapter, _ in read for word in adapter.embeddings)
-    return _with_words(networks.replaced(changed), dict(tokenizers), before, new, told)
+    return _with_words(networks.replaced(changed), dict(tokenizers), before, new, evidence)
 
 
 def learned(
@@ -70,11 +70,11 @@ def _with_words(
     tokenizers: dict[str, Tokenizer],
     before: Mapping[str, Tensor],
     new: tuple[Embedding, ...],
-    told: tuple[str, ...],
+    evidence: tuple[str, ...],
 ) -> Adapted:
     encoders = {place: network for place, network in networks.items() if place.startswith("text_encoder")}
     words = vectors(new, encoders, before) if new else {}
     for place, own in words.items():
         tokenizers[place] = tokenizers[place].with_words(own.ids)
-    told = told + tuple(f"the word {embedding.word!r}" for embedding in new)
-    return Adapted(networks, tokenizers, {**before, **{place: own.vectors for place, own in words.items()}}, told)
+    evidence = evidence + tuple(f"the word {embedding.word!r}" for embedding in new)
+    return Adapted(networks, tokenizers, {**before, **{place: own.vectors for place, own in words.items()}}, evidence)

@@ -247,7 +247,8 @@ def control_from_json(value: Mapping[str, Any]) -> Control:
             raise UnknownName("field of a control", name, known)
     if "net" not in value or "image" not in value:
         raise ArgumentError(f"got control {dict(value)!r}: expected its net and its image")
-    return Control(**value)
+    fields = {name: value[name] for name in known if name in value}
+    return Control(**fields)
 
 
 def control_to_json(control: Control) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def load(
     the model lacks or should have instead, by place ("autoencoder", "text_encoder", "text_encoder_2", "text_encoder_3"); None leaves one
     out; "preview" is a tiny autoencoder to look at steps with, "safety_checker" the folder of one.
     config: what the file does not show, or says wrongly: {"network": {"heads": 8}}. What cannot be used is refused.
-    `Model.told` says what told the family.
+    `Model.evidence` says how the family, the prediction and the schedule are known.
     Raises UnknownName, ArgumentError or FileError.
     """
     placement = Placement.named(device, dtype)
@@ -82,7 +82,7 @@ def load(
         used["preview"] = preview
     networks = placed(used, placement)
     safety, files = _safety(path, spec, parts or {}, placement), OpenFiles(placement)
-    return Model(spec, _tokenizers(found), networks, file=path, safety=safety, told=found.told, files=files)
+    return Model(spec, _tokenizers(found), networks, file=path, safety=safety, evidence=found.evidence, files=files)
 
 
 def placed(parts: Mapping[str, Part], placement: Placement) -> Networks:
@@ -172,7 +172,7 @@ def rewrite(model: str | Path, out: str | Path, layout: str | None = None) -> st
 def inspect(model: str | Path) -> dict[str, Any]:
     """What a file of weights, a folder, a hub id or a model of the package is, by headers alone: no tensor is loaded.
 
-    Ready for JSON: kind, family, parts, parameters, dtypes, bytes, prediction, schedule, told, run, metadata, as far as they are known.
+    Ready for JSON: kind, family, parts, parameters, dtypes, bytes, prediction, schedule, evidence, run, metadata, as far as they are known.
     Raises UnknownName, or FileError for what is no file of weights.
     """
     path = Path(model)
@@ -209,7 +209,7 @@ def _tokenizers(found: Found) -> dict[str, Tokenizer]:
             made[place] = tokenizer
         elif tokenizer is not None:
             made[place] = tokenizers.from_folder(tokenizer, getattr(part.config, "length", None))
-        elif place == "text_encoder_3":
+        elif part.config.kind == "t5":
             made[place] = tokenizers.published_t5()
         elif spec.conditioning == "bert" and place == "text_encoder":
             made[place] = wordpiece.bert()  # pyright: ignore[reportArgumentType]

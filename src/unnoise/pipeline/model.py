@@ -51,12 +51,12 @@ class Model:
         *,
         file: Path | None = None,
         safety: SafetyChecker | None = None,
-        told: Sequence[str] = (),
+        evidence: Sequence[str] = (),
         words: Mapping[str, Tensor] | None = None,
         adapters: Sequence[str] = (),
         files: Files | None = None,
     ):
-        self.spec, self.file, self.safety, self.told = spec, file, safety, tuple(told)
+        self.spec, self.file, self.safety, self.evidence = spec, file, safety, tuple(evidence)
         self.networks = networks if isinstance(networks, Networks) else Networks(networks, spec.networks)
         self.adapters = tuple(adapters)  # what was put on, for the record
         self.files = files
@@ -214,9 +214,9 @@ class Model:
             adapted.networks,
             file=self.file,
             safety=self.safety,
-            told=(*self.told, *adapted.told),
+            evidence=(*self.evidence, *adapted.evidence),
             words=adapted.words,
-            adapters=(*self.adapters, *adapted.told),
+            adapters=(*self.adapters, *adapted.evidence),
             files=self.files,
         )
 
@@ -250,5 +250,4 @@ class Model:
             return
         if len(self.tokenizers) != 1:
             raise ArgumentError(f"layout 'unnoise' holds one tokenizer, {self.spec.name} has {len(self.tokenizers)}: use another layout")
-        weights = {f"{place}.{name}": p for place, network in self.networks.items() for name, p in network.named_parameters()}
-        native.save(Path(path), self.spec, self.tokenizer, weights)
+        native.save(Path(path), self.spec, self.tokenizer, dict(self.networks.named_parameters()))

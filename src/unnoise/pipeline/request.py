@@ -162,10 +162,10 @@ class Request(BaseModel):
     @model_validator(mode="after")
     def _together(self) -> Request:
         """Refuse fields that say nothing without another, or that contradict each other."""
-        if self.image is None and (self.strength is not None or self.mask_image is not None):
-            raise ArgumentError("got strength or mask_image without an image: expected image=... to start from")
         if self.denoising_start is not None and self.strength is not None:
             raise ArgumentError(f"got strength {self.strength:g} with denoising_start, which says where to start: leave one of them out")
+        if self.image is None and (self.strength is not None or self.mask_image is not None):
+            raise ArgumentError("got strength or mask_image without an image: expected image=... to start from")
         if self.classifier is None and self.classifier_scale != 1.0:
             raise ArgumentError(
                 f"got classifier_scale {self.classifier_scale:g} without a classifier: leave it out, or give classifier=..."

@@ -145,19 +145,27 @@ def refined(base: AnyModel, refiner: Any, request: Request) -> Iterator[Progress
     if request.mask_image is not None or not 0 < share < 1:
         raise ArgumentError(f"got refiner with mask_image or denoising_end {share!r}: expected no mask, and a share between 0 and 1")
     first = base.answer(request.changed(refiner=None, denoising_end=share, output_type="latent"))
-    second = {name: value for name, value in request.fields().items() if name not in OF_BASE} | {"denoising_start": share}
-    refiner.resolve(Request(**second))
+    second = Request(**{name: value for name, value in request.fields().items() if name not in OF_BASE}, denoising_start=share)
+    refiner.resolve(second)
     return _handed_over(first, refiner, second, request)
 
 
-def _handed_over(first: Iterator[Progress], refiner: AnyModel, second: dict[str, Any], request: Request) -> Iterator[Progress]:
+def _handed_over(first: Iterator[Progress], refiner: AnyModel, second: Request, request: Request) -> Iterator[Progress]:
     last = None
     for last in first:
         yield last
     if last is None:
         raise ArgumentError("got a refiner whose base takes no step: expected a larger denoising_end")
     job = last.job
-    second |= {"seed": job.seeds[0], "image": last.latents, "height": job.height, "width": job.width}
-    second |= {"num_inference_steps": job.steps, "guidance_scale": job.guidance_scale, "sampler": job.sampler, "spacing": job.spacing}
-    for state in refiner.answer(Request(**second)):
+    asked = second.changed(
+        seed=job.seeds[0],
+        image=last.latents,
+        height=job.height,
+        width=job.width,
+        num_inference_steps=job.steps,
+        guidance_scale=job.guidance_scale,
+        sampler=job.sampler,
+        spacing=job.spacing,
+    )
+    for state in refiner.answer(asked):
         yield replace(state, base=last, asked=request)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -71,7 +70,8 @@ class Networks(Mapping[str, nn.Module]):
     def __init__(self, modules: Mapping[str, nn.Module] | nn.ModuleDict, configs: Mapping[str, object], placement: Placement = CPU):
         if unpaired := sorted({*modules} ^ {*configs}):
             raise ArgumentError(f"got {', '.join(unpaired)} without a network or without its config: expected both for every place")
-        self._modules, self._configs = MappingProxyType(dict(modules)), MappingProxyType(dict(configs))
+        self._modules: dict[str, nn.Module] = dict(modules.items())
+        self._configs = dict(configs)
         self.placement = placement
 
     def __repr__(self) -> str:
@@ -86,6 +86,12 @@ class Networks(Mapping[str, nn.Module]):
 
     def __len__(self) -> int:
         return len(self._modules)
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield every parameter as "place.name"."""
+        for place, network in self._modules.items():
+            for name, parameter in network.named_parameters():
+                yield f"{place}.{name}", parameter
 
     def config(self, place: str) -> object:
         """The config that the network was built from. It says what the network is, whatever class holds it. Raises KeyError."""

@@ -67,8 +67,6 @@ class WithPrior:
 
     def __call__(self, batch: Batch, draw: Draw) -> Tensor:
         if not 0 < self.rows < len(batch):
-            raise ArgumentError(
-                f"got a batch of {len(batch)} rows, {self.rows} of them of the subject: expected rows of the class behind them"
-            )
+            raise ArgumentError(f"got {self.rows} rows of the subject in a batch of {len(batch)}: expected rows of the class behind them")
         losses = self.denoising.losses(batch, draw)
         return losses[: self.rows].mean() + self.weight * losses[self.rows :].mean()

@@ -60,14 +60,14 @@ def test_a_real_file(shared: Path) -> None:
     assert birb.word == "<birb-style>" and birb.vectors[""].shape == (1, 768)
     with torch.device("meta"):
         networks = {"text_encoder": CLIPTextEncoder(CLIPTextConfig())}
-    made = words.words([birb], networks)
+    made = words.vectors([birb], networks)
     assert made["text_encoder"].ids == {"<birb-style>": [49408]}
 
 
 def test_a_word_is_its_vectors_in_the_token_table() -> None:
     """The oracle: the vectors as rows of a larger table."""
     small, a, b = encoder(), torch.randn(2, 24), torch.randn(1, 24)
-    made = words.words([Embedding("<a>", {"": a}), Embedding("<b>", {"": b})], {"text_encoder": small})["text_encoder"]
+    made = words.vectors([Embedding("<a>", {"": a}), Embedding("<b>", {"": b})], {"text_encoder": small})["text_encoder"]
     assert made.ids == {"<a>": [120, 121], "<b>": [122]}
     large = encoder()
     large.load_state_dict(small.state_dict())
@@ -81,20 +81,20 @@ def test_a_word_is_its_vectors_in_the_token_table() -> None:
 
 def test_later_words_stand_behind_earlier_ones() -> None:
     small, a, b = encoder(), torch.randn(2, 24), torch.randn(1, 24)
-    first = words.words([Embedding("<a>", {"": a})], {"text_encoder": small})["text_encoder"]
-    second = words.words([Embedding("<b>", {"": b})], {"text_encoder": small}, {"text_encoder": first.vectors})["text_encoder"]
+    first = words.vectors([Embedding("<a>", {"": a})], {"text_encoder": small})["text_encoder"]
+    second = words.vectors([Embedding("<b>", {"": b})], {"text_encoder": small}, {"text_encoder": first.vectors})["text_encoder"]
     assert second.ids == {"<b>": [122]} and torch.equal(second.vectors, torch.cat([a, b]))
 
 
 def test_vectors_take_the_encoder_s_precision() -> None:
     half = encoder().to(torch.bfloat16)
-    made = words.words([Embedding("<a>", {"": torch.randn(1, 24)})], {"text_encoder": half})
+    made = words.vectors([Embedding("<a>", {"": torch.randn(1, 24)})], {"text_encoder": half})
     assert made["text_encoder"].vectors.dtype == torch.bfloat16
 
 
 def test_pairs_go_to_their_encoders() -> None:
     pair = Embedding("style", {"clip_l": torch.zeros(2, 24), "clip_g": torch.ones(2, 32)})
-    made = words.words([pair], {"text_encoder": encoder(24), "text_encoder_2": encoder(32)})
+    made = words.vectors([pair], {"text_encoder": encoder(24), "text_encoder_2": encoder(32)})
     assert made["text_encoder"].vectors.shape == (2, 24) and made["text_encoder_2"].vectors.shape == (2, 32)
     assert made["text_encoder_2"].vectors.bool().all()
 
@@ -113,7 +113,7 @@ def test_another_family_s_vectors(vectors: dict[str, int], widths: dict[str, int
     with torch.device("meta"):
         encoders = {place: CLIPTextEncoder(CLIPTextConfig(width=width, layers=1, heads=8)) for place, width in widths.items()}
     with pytest.raises(FileError, match=said):
-        words.words([Embedding("a", {name: torch.zeros(1, width) for name, width in vectors.items()})], encoders)
+        words.vectors([Embedding("a", {name: torch.zeros(1, width) for name, width in vectors.items()})], encoders)
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_refusals(tmp_path: Path) -> None:
         words.read(opened(tmp_path / "c.safetensors", {"clip_l": torch.zeros(1, 24), "clip_g": torch.zeros(2, 32)}))
     twice = [Embedding("a", {"": torch.zeros(1, 24)})] * 2
     with pytest.raises(FileError, match="two embeddings are called 'a'"):
-        words.words(twice, {"text_encoder": encoder()})
+        words.vectors(twice, {"text_encoder": encoder()})
 
 
 def test_words_that_come_with_an_adapter(tmp_path: Path) -> None:

@@ -294,7 +294,7 @@ def test_a_full_disk(server, monkeypatch):
 
 def test_the_variables_are_huggingface_hubs_own(server, tmp_path):
     """In a fresh process: where, whom, as whom; the library is imported only when an id is resolved."""
-    code = "import sys; from unnoise.checkpoints import hub; assert 'huggingface_hub' not in sys.modules; print(hub.resolve('a/b'))"
+    code = "import sys; from unnoise.checkpoints.store import hub; assert 'huggingface_hub' not in sys.modules; print(hub.resolve('a/b'))"
     env = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": server.url, "HF_TOKEN": "hf_test", "HF_HUB_OFFLINE": "0"}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env})
     assert ran.returncode == 0, ran.stderr

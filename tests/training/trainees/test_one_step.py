@@ -108,7 +108,7 @@ def test_a_step_changes_what_is_trained_and_nothing_else(fresh: models.Models, f
     assert step.loss > 0 and step.grad_norm > 0 and step.checkpoint is not None
     moved = [name for name, p in trainee.parameters.items() if not torch.equal(p, kept[name])]
     assert set(expected(family, kind, model)) <= set(moved)
-    changed = [name for name, value in model.networks.state_dict().items() if not torch.equal(value, before[name])]
+    changed = [name for name, value in models.digest(model).items() if not torch.equal(value, before[name])]
     assert all(kind == "full" and name in trainee.parameters for name in changed) and (kind != "full" or changed)
 
 
@@ -146,7 +146,7 @@ def test_refusals(fresh: models.Models, case: str) -> None:
 
 def test_half_precision_is_not_trained_in_full(fresh: models.Models) -> None:
     model = fresh("dit")
-    model.networks.half()
+    model.networks["network"].half()
     with pytest.raises(ArgumentError, match=r'expected float32 to train it, load the model with dtype="float32"'):
         full(model)
 

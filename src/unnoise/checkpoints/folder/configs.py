@@ -63,8 +63,8 @@ def _levels_written(ours: UNetConfig) -> dict[str, Any]:
 
 
 def _pooled_read(theirs: Theirs) -> dict[str, Any]:
-    told = theirs.get("addition_embed_type") == "text_time"
-    return {"pooled_width": _or_zero(theirs.get("projection_class_embeddings_input_dim")) if told else 0}
+    joins = theirs.get("addition_embed_type") == "text_time"
+    return {"pooled_width": _or_zero(theirs.get("projection_class_embeddings_input_dim")) if joins else 0}
 
 
 def _pooled_written(ours: UNetConfig) -> dict[str, Any]:
@@ -151,6 +151,7 @@ def _pixels_written(ours: UNetConfig) -> dict[str, Any]:
         "up_block_types": [up for _, up in reversed(kinds)],
         "add_attention": bool(ours.mid_depth),
         "attention_head_dim": ours.head_width or None,
+        "attn_norm_num_groups": ours.groups,  # None would leave out the norm of the attention in the middle, beside "scale_shift"
         **({"downsample_type": "resnet", "upsample_type": "resnet"} if residual else {}),
     }
 
@@ -186,7 +187,7 @@ def _width_written(ours: Any) -> dict[str, Any]:
     return {"num_attention_heads": ours.heads, "attention_head_dim": ours.width // ours.heads}
 
 
-_TRANSFORMER = (
+TRANSFORMER = (
     Pair("in_channels", "in_channels"),
     Pair("patch_size", "patch"),
     Pair("num_layers", "depth"),
@@ -197,7 +198,7 @@ MMDIT = Table(
     "SD3Transformer2DModel",
     MMDiTConfig,
     (
-        *_TRANSFORMER,
+        *TRANSFORMER,
         Group((), lambda theirs: {}, lambda ours: {"out_channels": ours.in_channels, "caption_projection_dim": ours.width}),
         Pair("joint_attention_dim", "context_width"),
         Pair("pooled_projection_dim", "pooled_width"),
@@ -207,7 +208,7 @@ MMDIT = Table(
     ),
 )
 
-_LEARNED = Group(
+LEARNED = Group(
     ("learn_sigma",),
     lambda theirs: {"learn_sigma": theirs.get("out_channels") == 2 * theirs["in_channels"]},
     lambda ours: {"out_channels": ours.in_channels * (2 if ours.learn_sigma else 1)},
@@ -216,7 +217,7 @@ _LEARNED = Group(
 DIT = Table(
     "DiTTransformer2DModel",
     DiTConfig,
-    (*_TRANSFORMER, _LEARNED, Pair("num_embeds_ada_norm", "num_classes")),
+    (*TRANSFORMER, LEARNED, Pair("num_embeds_ada_norm", "num_classes")),
     constants={
         "norm_type": "ada_norm_zero",
         "norm_elementwise_affine": False,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unnoise.checkpoints.folder import configs, schedulers
+from unnoise.checkpoints.folder.pipelines import TRANSFORMERS, Transformer
 from unnoise.checkpoints.found import Found, Hints, Part
-from unnoise.checkpoints.layouts import bert, diffusers, dit, sd3, texts
+from unnoise.checkpoints.layouts import bert, diffusers, dit, texts
 from unnoise.checkpoints.store.weights import Weights
 from unnoise.checkpoints.store.write import STEMS
 from unnoise.errors import FileError, UnknownName
-from unnoise.families.spec import PLACES, ModelSpec
+from unnoise.families.spec import PLACES, TEXT_PLACES, ModelSpec
 from unnoise.families.table import FAMILIES
 from unnoise.networks.text import ACTIVATIONS
 from unnoise.networks.unet import UNetConfig
@@ -111,13 +113,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def _finished(folder: Folder, row: ModelSpec, parts: dict[str, Part]) -> Found:
     """The family's row with the folder's own networks, and no others, and with what its scheduler says."""
     networks = {place: parts[place].config if place in parts else None for place in PLACES}
-    spec, told = schedulers.read(folder.config("scheduler"), row.with_networks(networks))
+    spec, evidence = schedulers.read(folder.config("scheduler"), row.with_networks(networks))
     tokenizers = {}
     for place in parts:
         name = place.replace("text_encoder", "tokenizer")
         if place.startswith("text_encoder") and folder.has(name):
             tokenizers[place] = folder.path / name
-    return Found(spec, parts, (f"{folder.index['_class_name']} folder", *told), tokenizers)
+    return Found(spec, parts, (f"{folder.index['_class_name']} folder", *evidence), tokenizers)
 
 
 def _stable_diffusion(folder: Folder) -> Found:
@@ -179,8 +181,8 @@ def vae(folder: Folder, name: str = "vae") -> Part:
 def clip(folder: Folder, name: str, place: str = "") -> Part:
     """place: in the model, where it is not the folder's name."""
     config, weights = folder.config(name), folder.weights(name)
-    told = configs.CLIP.fields(config, "heads", "activation")
-    part = texts.clip_part(weights, {**told, **folder.hints.get(place or name, {})})
+    stated = configs.CLIP.fields(config, "heads", "activation")
+    part = texts.clip_part(weights, {**stated, **folder.hints.get(place or name, {})})
     if part.config.activation not in ACTIVATIONS:
         where, expected = folder.path / name / "config.json", " or ".join(ACTIVATIONS)
         raise FileError(f"{where} has hidden_act {part.config.activation!r}: expected {expected}")
@@ -188,8 +190,8 @@ def clip(folder: Folder, name: str, place: str = "") -> Part:
 
 
 def t5(folder: Folder, name: str) -> Part:
-    told = configs.T5.fields(folder.config(name), "max_distance")
-    return texts.t5_part(folder.weights(name), {**told, **folder.hints.get(name, {})})
+    stated = configs.T5.fields(folder.config(name), "max_distance")
+    return texts.t5_part(folder.weights(name), {**stated, **folder.hints.get(name, {})})
 
 
 def text(folder: Folder, name: str) -> Part:
@@ -197,14 +199,13 @@ def text(folder: Folder, name: str) -> Part:
     return t5(folder, name) if folder.config(name).get("model_type") == "t5" else clip(folder, name)
 
 
-def _stable_diffusion_3(folder: Folder) -> Found:
+def _transformer(row: Transformer, folder: Folder) -> Found:
+    """A transformer with an autoencoder and those of its text encoders that are there."""
     weights = folder.weights("transformer")
-    config = folder.hinted("network", configs.MMDIT.read(folder.config("transformer")))
-    parts = {"network": Part(config, diffusers.mmdit(config), weights), "autoencoder": vae(folder)}
-    parts |= {place: clip(folder, place) for place in ("text_encoder", "text_encoder_2") if folder.has(place)}
-    if folder.has("text_encoder_3"):
-        parts["text_encoder_3"] = t5(folder, "text_encoder_3")
-    found = _finished(folder, FAMILIES[sd3.family(config)], parts)
+    config = folder.hinted("network", row.table.read(folder.config("transformer")))
+    parts = {"network": Part(config, row.layout(config), weights), "autoencoder": vae(folder)}
+    parts |= {place: text(folder, place) for place in TEXT_PLACES if folder.has(place)}
+    found = _finished(folder, FAMILIES[row.family(config)], parts)
     return replace(found, spec=_sized(found.spec, folder.config("transformer")))
 
 
@@ -258,7 +259,7 @@ def _dit(folder: Folder) -> Found:
 
 # What stands in a pipeline's class name: who reads its folder. The first that fits.
 PIPELINES: dict[str, Callable[[Folder], Found]] = {
-    "StableDiffusion3": _stable_diffusion_3,
+    **{row.pipeline.removesuffix("Pipeline"): partial(_transformer, row) for row in TRANSFORMERS},
     "StableDiffusion": _stable_diffusion,
     "LatentConsistencyModel": _stable_diffusion,
     "LDMTextToImage": _latent_text,

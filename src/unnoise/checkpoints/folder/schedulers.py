@@ -61,8 +61,8 @@ def read(config: Mapping[str, Any], spec: ModelSpec) -> tuple[ModelSpec, list[st
     elif update["schedule"].zero_terminal_snr:  # the first step must be the last of the table (Lin et al. 2023, section 3.3)
         update["defaults"] = spec.defaults.model_copy(update={"spacing": "trailing"})
     schedule = update["schedule"]
-    told = f"{update['prediction']}, {schedule.betas} betas {schedule.beta_start or ''}..{schedule.beta_end or ''} by {name}"
-    return spec.model_copy(update=update), [told + (", zero terminal SNR" if schedule.zero_terminal_snr else "")]
+    evidence = f"{update['prediction']}, {schedule.betas} betas {schedule.beta_start or ''}..{schedule.beta_end or ''} by {name}"
+    return spec.model_copy(update=update), [evidence + (", zero terminal SNR" if schedule.zero_terminal_snr else "")]
 
 
 def distilled(name: str, spec: ModelSpec, prediction: str = "eps") -> dict[str, Any]:

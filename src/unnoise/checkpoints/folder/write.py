@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unnoise.checkpoints import keys
 from unnoise.checkpoints.folder import configs, schedulers
 from unnoise.checkpoints.folder.configs import Table
+from unnoise.checkpoints.folder.pipelines import TRANSFORMERS
 from unnoise.checkpoints.keys import Layout, Networks
 from unnoise.checkpoints.layouts import diffusers, dit, texts
 from unnoise.checkpoints.layouts.first_stage import TINY
@@ -61,8 +62,8 @@ def components(spec: ModelSpec, networks: Networks) -> dict[str, Component]:
 def pipeline(spec: ModelSpec) -> str:
     """The class of diffusers that runs the model. Raises FileError."""
     inpainting, network = "mask" in spec.extra_channels, spec.network
-    if network.kind == "mmdit" and spec.conditioning == "sd3":
-        return "StableDiffusion3Pipeline"
+    if row := next((row for row in TRANSFORMERS if row.kind == network.kind), None):
+        return row.pipeline
     if network.kind == "dit" and spec.conditioning == "labels":
         return "DiTPipeline"
     if network.kind == "unet" and spec.conditioning in ("sdxl", "refiner"):
@@ -77,8 +78,8 @@ def pipeline(spec: ModelSpec) -> str:
 # By the kind of the network that denoises: how its config and its tensors are written
 BACKBONES: dict[str, tuple[Table[Any], Callable[[Any], Layout]]] = {
     "unet": (configs.UNET, lambda config: diffusers.unet({})),
-    "mmdit": (configs.MMDIT, diffusers.mmdit),
     "dit": (configs.DIT, dit.diffusers),
+    **{row.kind: (row.table, row.layout) for row in TRANSFORMERS},
 }
 
 

@@ -40,7 +40,7 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     order = hints.get("file", {}).get("order", "qkv head d" if row.name in NEW_ORDER else "head qkv d")
     conditioning = "labels" if config.num_classes else "none"
     spec = row.with_networks({"network": config}).model_copy(update={"conditioning": conditioning})
-    return Found(spec, {"network": Part(config, numbered.unet(config, order), own)}, tuple(_told(row, config)))
+    return Found(spec, {"network": Part(config, numbered.unet(config, order), own)}, tuple(_evidence(row, config)))
 
 
 def unet_config(shapes: Mapping[str, Shape], hints: Mapping[str, Any]) -> UNetConfig:
@@ -64,7 +64,7 @@ def family(unet: UNetConfig) -> ModelSpec:
     return FAMILIES["iddpm-64-class" if unet.num_classes else "iddpm-64"]
 
 
-def _told(row: ModelSpec, unet: UNetConfig) -> list[str]:
+def _evidence(row: ModelSpec, unet: UNetConfig) -> list[str]:
     blocks = "residual blocks" if unet.resample == "residual" else "convolutions"
     heads = f"{unet.head_width} channels a head" if unet.head_width else f"attention heads: {unet.heads}"
     betas = f"{row.schedule.betas} betas of {row.schedule.steps} steps"

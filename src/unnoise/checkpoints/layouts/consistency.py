@@ -33,5 +33,8 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     row = sizes.same_sizes(config, sizes.rows("consistency"))
     row = row or FAMILIES["consistency-imagenet64" if config.num_classes else "consistency-lsun"]
     config = sizes.divided(config, row, asked)
-    told = ("joint query, key, value matrices of four axes", "a consistency function, for nothing tells its teacher: give prediction='edm'")
-    return Found(row.with_networks({"network": config}), {"network": Part(config, unet(config), own)}, told)
+    evidence = (
+        "joint query, key, value matrices of four axes",
+        "a consistency function, for nothing tells its teacher: give prediction='edm'",
+    )
+    return Found(row.with_networks({"network": config}), {"network": Part(config, unet(config), own)}, evidence)

@@ -88,14 +88,14 @@ def _part(
     read = sizes(weights.shapes)
     read["out_channels"] = read["in_channels"]  # no tensor shows it, and nothing depends on it
     divided = {"head_width": 64, "heads": 8} if read["linear_projection"] or read["pooled_width"] else {"heads": 8}
-    unet = UNetConfig(**{**read, **divided, **_told(config, read), **hints})
+    unet = UNetConfig(**{**read, **divided, **_stated(config, read), **hints})
     hint = "input_hint_block" if "input_hint_block.0.weight" in weights else "controlnet_cond_embedding"
     order, pooled = config.get("controlnet_conditioning_channel_order", "rgb"), bool(config.get("global_pool_conditions"))
     made = ControlNetConfig(unet, *_hint(weights.shapes, hint), order, pooled)
     return Part(made, layout(made), weights)
 
 
-def _told(config: Config, read: Mapping[str, Any]) -> dict[str, Any]:
+def _stated(config: Config, read: Mapping[str, Any]) -> dict[str, Any]:
     """What a config.json says beside the shapes."""
     if not config:
         return {}

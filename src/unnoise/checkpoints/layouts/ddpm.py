@@ -56,5 +56,5 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
         return None
     config = unet_config(own.shapes, hints.get("network", {}))
     row = sizes.same_sizes(config, sizes.rows("ddpm")) or FAMILIES["ddpm-cifar"]
-    told = ("the names of Ho et al.'s U-Net in PyTorch",)
-    return Found(row.with_networks({"network": config}), {"network": Part(config, unet(config), own)}, told)
+    evidence = ("the names of Ho et al.'s U-Net in PyTorch",)
+    return Found(row.with_networks({"network": config}), {"network": Part(config, unet(config), own)}, evidence)

@@ -59,8 +59,11 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     config = dit_config(own.shapes, hints.get("network", {}))
     side = math.isqrt(own.shapes["pos_embed"][1]) * config.patch if "pos_embed" in own else 32
     spec = named(config, 8 * side)
-    told = (f"{config.depth} blocks of width {config.width}, patches of {config.patch}", f"latents of {side}x{side} by the position table")
-    return Found(spec, {"network": Part(config, dit(config), own)}, told)
+    evidence = (
+        f"{config.depth} blocks of width {config.width}, patches of {config.patch}",
+        f"latents of {side}x{side} by the position table",
+    )
+    return Found(spec, {"network": Part(config, dit(config), own)}, evidence)
 
 
 def named(config: DiTConfig, size: int) -> ModelSpec:

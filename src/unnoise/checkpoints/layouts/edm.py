@@ -143,7 +143,7 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
         config = song_config(own.shapes, asked)
         part = Part(config, song(config, side), own)
     row = _row(config, side, any(key == "u" or key.endswith(".u") for key in weights), hints.get("file", {}).get("family"))
-    return Found(row, {"network": part}, tuple(_told(row, config)))
+    return Found(row, {"network": part}, tuple(_evidence(row, config)))
 
 
 def _row(config: NCSNppConfig | UNetConfig, side: int, rounded: bool, asked: str | None) -> ModelSpec:
@@ -155,11 +155,11 @@ def _row(config: NCSNppConfig | UNetConfig, side: int, rounded: bool, asked: str
     return row.with_networks({"network": config}).model_copy(update={"size": side, **labels})
 
 
-def _told(row: ModelSpec, config: NCSNppConfig | UNetConfig) -> list[str]:
+def _evidence(row: ModelSpec, config: NCSNppConfig | UNetConfig) -> list[str]:
     network = "ADM" if isinstance(config, UNetConfig) else "NCSN++" if config.fourier else "DDPM++"
-    told = [f"EDM's {network} for {row.size}x{row.size}"]
+    evidence = [f"EDM's {network} for {row.size}x{row.size}"]
     if row.prediction == "edm":
-        told.append(
+        evidence.append(
             "EDM's preconditioning, for nothing tells VP's and VE's: give config={'file': {'family': 'edm-baseline-vp'}} or '...-ve'"
         )
-    return told
+    return evidence

@@ -14,8 +14,8 @@ from unnoise.checkpoints.found import Part
 from unnoise.checkpoints.keys import Layout, Networks, Shape, count, under, write
 from unnoise.checkpoints.store.weights import Weights
 from unnoise.errors import FileError
-from unnoise.families.spec import FirstStage
 from unnoise.networks.autoencoder import AutoencoderConfig
+from unnoise.networks.kinds import FirstStage
 from unnoise.networks.taesd import TinyAutoencoderConfig
 from unnoise.networks.vq import VQConfig
 

@@ -41,7 +41,7 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     if "input_blocks.0.0.weight" not in unet:
         return None
     texts_found = _texts(weights, hints)
-    family, told = _family(weights, unet)
+    family, evidence = _family(weights, unet)
     family = hints.get("file", {}).get("family", family)
     config = numbered.unet_config(unet.shapes, {**_heads(family, unet), **hints.get("network", {})})
     stage = first_stage.part(weights.prefixed(first_stage.PREFIX), hints.get("autoencoder", {}))
@@ -49,11 +49,11 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     spec, more = _schedule(weights, resized(FAMILIES[family], {place: part.config for place, part in parts.items()}))
     if config.guidance_width:
         spec = spec.model_copy(update=schedulers.distilled("LCMScheduler", spec, spec.prediction))
-        more = [*more, "a latent consistency model: the network is told the guidance scale"]
+        more = [*more, "a latent consistency model: the network is given the guidance scale"]
     if isinstance(table := spec.networks.get("text_encoder"), ClassTokensConfig):
         spec = spec.model_copy(update={"null_label": table.classes - 1})
     average = ["the averaged weights (model_ema) are used"] if _averaged(weights, unet, hints) else []
-    return Found(spec, parts, (*told, *more, *average)).with_stage()
+    return Found(spec, parts, (*evidence, *more, *average)).with_stage()
 
 
 def _network(weights: Weights, unet: Weights, config: UNetConfig, family: str, hints: Hints) -> Part:
@@ -71,7 +71,7 @@ def _averaged(weights: Weights, unet: Weights, hints: Hints) -> bool:
 
 
 def _family(weights: Weights, unet: Weights) -> tuple[str, list[str]]:
-    """The family, and what told it."""
+    """The name of the family, and by which keys and shapes it is known."""
     channels = unet.shapes["input_blocks.0.0.weight"][1]
     ends = {9: "-inpainting", 5: "-depth"}
     if "label_emb.0.0.weight" in unet:
@@ -85,8 +85,8 @@ def _family(weights: Weights, unet: Weights) -> tuple[str, list[str]]:
     width = next(shape[1] for name, shape in unet.shapes.items() if name.endswith("attn2.to_k.weight"))
     linear = any(len(shape) == 2 for name, shape in unet.shapes.items() if name.endswith(".1.proj_in.weight"))
     name = "sd2" if linear or any(key.startswith(OPEN_CLIP) for key in weights) else "sd1"
-    told = [f"{'linear' if linear else '1x1 convolution'} projections, text of width {width}, {channels} channels in"]
-    return (name + ends[channels] if channels in ends else name), told
+    evidence = [f"{'linear' if linear else '1x1 convolution'} projections, text of width {width}, {channels} channels in"]
+    return (name + ends[channels] if channels in ends else name), evidence
 
 
 def _xl(weights: Weights, unet: Weights, end: str) -> tuple[str, list[str]]:
@@ -131,31 +131,31 @@ def _texts(weights: Weights, hints: Hints) -> dict[str, Part]:
 
 def _schedule(weights: Weights, spec: ModelSpec) -> tuple[ModelSpec, list[str]]:
     """Prediction, betas and scale, where the file says them by a table or a mark, else the family's."""
-    told, update = [], {}
+    evidence, update = [], {}
     if "betas" in weights and spec.schedule.kind == "vp":
         first, last = (float(weights.read("betas")[i]) for i in (0, -1))
         bar = spec.schedule.build().alpha_bar  # pyright: ignore[reportAttributeAccessIssue]
         row = float(1 - bar[0]), float(1 - bar[-1] / bar[-2])
         if max(abs(row[0] - first), abs(row[1] - last)) > 1e-6:  # LSUN churches end at 0.0155, the others at 0.0195
             update["schedule"] = ScheduleSpec(kind="vp", betas="scaled_linear", beta_start=first, beta_end=last)
-        told.append(f"betas {first:.5g} to {last:.5g} by the file's table")
+        evidence.append(f"betas {first:.5g} to {last:.5g} by the file's table")
     if "v_pred" in weights or _says_v(weights.metadata):
         update["prediction"] = "v"
-        told.append("v-prediction by a mark in the file")
+        evidence.append("v-prediction by a mark in the file")
     elif spec.name == "sd2" and weights.metadata.get("modelspec.prediction_type", "").lower() == "epsilon":
         base = FAMILIES["sd2-base"]
         update |= {name: getattr(base, name) for name in ("name", "family", "summary", "size", "prediction")}
-        told.append("epsilon by a mark in the file")
+        evidence.append("epsilon by a mark in the file")
     if "ztsnr" in weights:
         update["schedule"] = spec.schedule.model_copy(update={"zero_terminal_snr": True})
-        told.append("zero terminal SNR by a mark in the file")
+        evidence.append("zero terminal SNR by a mark in the file")
     if "scale_factor" in weights and isinstance(stage := spec.first_stage, AutoencoderConfig):
         scale = float(weights.read("scale_factor"))
         spec = spec.with_networks({"autoencoder": replace(stage, scale=scale)})
-        told.append(f"latents scaled by {scale:.5g}")
+        evidence.append(f"latents scaled by {scale:.5g}")
     if spec.name == "sd2" and "prediction" not in update:
-        told.append("v-prediction as most Stable Diffusion 2 files; nothing in a file tells: for the base model give prediction='eps'")
-    return spec.model_copy(update=update), told
+        evidence.append("v-prediction as most Stable Diffusion 2 files; nothing in a file tells: for the base model give prediction='eps'")
+    return spec.model_copy(update=update), evidence
 
 
 def _says_v(metadata: Mapping[str, str]) -> bool:

@@ -129,6 +129,6 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
         raise FileError(f"{weights.path} is a model of score_sde, but none of DDPM, DDPM++ and NCSN++ with blocks of BigGAN") from error
     kind = "ncsnpp" if config.fourier else "ddpm" if config.resample == "conv" else "ddpmpp"
     row = FAMILIES[f"score-sde-{kind}-cifar"]
-    told = {"ncsnpp": "random frequencies: variance exploding", "ddpmpp": "sinusoids: the VP SDE", "ddpm": "DDPM's blocks: its table"}[kind]
+    processes = {"ncsnpp": "random frequencies: variance exploding", "ddpmpp": "sinusoids: the VP SDE", "ddpm": "DDPM's blocks: its table"}
     part = Part(config, ncsnpp(config), own)
-    return Found(row.with_networks({"network": config}), {"network": part}, (f"score_sde, {told}",))
+    return Found(row.with_networks({"network": config}), {"network": part}, (f"score_sde, {processes[kind]}",))

@@ -25,19 +25,20 @@ from unnoise.training import texts
 from unnoise.training.trainee import Trainee, Values, denoiser, holding, trained
 
 Net = ControlNet | MMDiTControlNet
+Sizes = ControlNetConfig | MMDiTControlNetConfig
 
 
-def controlnet(model: Model, *, blocks: int | None = None, seed: int = 0) -> Trainee:
+def controlnet(model: Model, sizes: Sizes | None = None, *, seed: int = 0) -> Trainee:
     """Train a new ControlNet, whose last layers start at zero, so that training starts from the model itself.
 
-    A batch's hint is a picture (b, 3, 8h, 8w) in 0..1 for a U-Net, latents (b, c, h, w) for an MMDiT. blocks: of an MMDiT's copy, half of
-    them where None. Parameters have the names of the ControlNet. `save` writes a file that `load_control` and diffusers read.
-    Raises ArgumentError for a network that takes no residuals.
+    A batch's hint is a picture (b, 3, 8h, 8w) in 0..1 for a U-Net, latents (b, c, h, w) for an MMDiT. sizes: None gives a U-Net the net of
+    the published families, and an MMDiT one of half its blocks. Parameters have the names of the ControlNet. `save` writes a file that
+    `load_control` and diffusers read. Raises ArgumentError for a network that takes no residuals, or sizes that do not fit it.
     """
-    network, config = model.networks["network"], model.spec.network
+    network = model.networks["network"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = _new(config, model.spec.name, blocks)
+        net = _new(sizes or _usual(model.spec.network, model.spec.name))
     net.load_state_dict(_copied(net, network), strict=False)
     net = net.to(model.device).train()
     parameters = trained(model, net.named_parameters())
@@ -52,14 +53,18 @@ def controlnet(model: Model, *, blocks: int | None = None, seed: int = 0) -> Tra
     return Trainee(model, denoiser(model), parameters, save, texts.encoder(model), hints)
 
 
-def _new(config: object, name: str, blocks: int | None) -> Net:
+def _usual(config: object, name: str) -> Sizes:
     if isinstance(config, UNetConfig):
-        return ControlNet(ControlNetConfig(config))
+        return ControlNetConfig(config)
     if isinstance(config, MMDiTConfig):
-        depth = blocks or config.depth // 2
-        sizes = replace(config, depth=depth, dual_blocks=min(depth, config.dual_blocks))
-        return MMDiTControlNet(MMDiTControlNetConfig(sizes, "joint", config.in_channels))
+        depth = config.depth // 2
+        blocks = replace(config, depth=depth, dual_blocks=min(depth, config.dual_blocks))
+        return MMDiTControlNetConfig(blocks, "joint", config.in_channels)
     raise ArgumentError(f"got {name}, whose blocks take no residuals of a ControlNet: expected a U-Net (SD 1, 2, XL) or an MMDiT (SD 3)")
+
+
+def _new(sizes: Sizes) -> Net:
+    return ControlNet(sizes) if isinstance(sizes, ControlNetConfig) else MMDiTControlNet(sizes)
 
 
 def _copied(net: Net, network: nn.Module) -> Mapping[str, Tensor]:

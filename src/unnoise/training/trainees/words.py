@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from unnoise.checkpoints.embeddings import ENCODERS, Embedding
 
-from unnoise.checkpoints import embeddings, files
+from unnoise.checkpoints.adapters.words import ENCODERS, Embedding
+from unnoise.checkpoints.adapters.words import vectors as word_vectors
+from unnoise.checkpoints.store import write
 from unnoise.errors import ArgumentError
 from unnoise.pipeline.model import Model
 from unnoise.training import texts
@@ -41,7 +42,7 @@ def words(model: Model, word: str, initializer: str, count: int = 1) -> Trainee:
     parameters = trained(model, ((f"{place}.{word}", nn.Parameter(rows.clone().float())) for place, rows in start.items()))
     by_place = {place: parameters[f"{place}.{word}"] for place in places}
     encoders = {place: model.networks[place] for place in places}
-    numbered = embeddings.words([Embedding(word, {KEYS[place]: rows for place, rows in start.items()})], encoders, model.encode.words)
+    numbered = word_vectors([Embedding(word, {KEYS[place]: rows for place, rows in start.items()})], encoders, model.encode.words)
     tokenizers = {**model.tokenizers, **{place: model.tokenizers[place].with_words(new.ids) for place, new in numbered.items()}}
 
     def vectors() -> Mapping[str, Tensor]:
@@ -52,7 +53,7 @@ def words(model: Model, word: str, initializer: str, count: int = 1) -> Trainee:
     def save(path: Path, values: Values | None = None) -> None:
         found = {place: (values or parameters)[f"{place}.{word}"].detach() for place in places}
         named = {word if len(places) == 1 else KEYS[place]: rows for place, rows in found.items()}
-        files.write(path, named)
+        write.tensors(path, named)
 
     return Trainee(model, denoiser(model), parameters, save, texts.encoder(model, tokenizers=tokenizers, words=vectors))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from unnoise.runtime.classifier import ClassifierGuided
 
 from unnoise import schedules
 from unnoise.conditioning import Cond
@@ -13,7 +14,6 @@ from unnoise.diffusion.predictions import eps
 from unnoise.diffusion.sampling import Estimate
 from unnoise.diffusion.schedules import Schedule
 from unnoise.errors import ArgumentError
-from unnoise.runtime.classifier import ClassifierGuided
 
 MEANS, SPREADS, WEIGHTS = torch.tensor([-1.0, 1.0]), torch.tensor([0.5, 0.2]), torch.tensor([0.4, 0.6])
 SCHEDULES = {"vp": schedules.vp("scaled_linear"), "edm": schedules.edm(), "flow": schedules.flow(3.0)}
