@@ -292,6 +292,7 @@ class _Module:
     manual_seed_all: Callable[[int], None] = staticmethod(lambda seed: None)
     current_device: Callable[[], int] = staticmethod(lambda: 0)
     device_count: Callable[[], int] = staticmethod(lambda: 1)
+    get_amp_supported_dtype: Callable[[], list[torch.dtype]] = staticmethod(lambda: [torch.bfloat16, torch.float16])
 
 
 def _register() -> None:

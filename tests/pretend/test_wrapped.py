@@ -97,6 +97,7 @@ def test_moved_piece_by_piece(name: str, folder: Path):
     assert_same(mine, plain(name, folder), 0.0 if CASES[name](folder).exact else 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [compiled, compiled_in_place])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_compiled(name: str, how: Callable[[nn.Module], Any], folder: Path):
