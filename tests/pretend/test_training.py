@@ -1,4 +1,7 @@
-"""One step of training on the pretended device: the CPU's loss, gradients and weights."""
+"""One step of training on the pretended device: the CPU's loss, gradients and weights.
+
+To rounding: torch has another formula for the gradient of SiLU on a device that it does not know, and attention on a CPU another kernel.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,6 @@ from unnoise.training.objective import Denoising
 from unnoise.training.trainees.full import full
 
 NAMES = ("sd1", "sdxl", "sd3.5-medium", "dit-xl-2", "adm-64", "edm-cifar-cond")
-# torch has another formula for the gradient of SiLU on a device that it does not know; AdamW's first step is the gradient's sign
-CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
 
 def step(model: Model) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
@@ -31,7 +32,7 @@ def step(model: Model) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     cond = Cond(labels=torch.tensor([1, 4], device=place)) if model.spec.classes else trainee.encode(["a red apple", "a cat"])
     loss = Denoising(trainee)(Batch(x0.to(place), cond), seeded(0, 0))
     loss.backward()
-    gradients = {name: p.grad.detach().cpu() for name, p in trainee.parameters.items() if p.grad is not None}
+    gradients = {name: p.grad.cpu().clone() for name, p in trainee.parameters.items() if p.grad is not None}
     torch.nn.utils.clip_grad_norm_(list(trainee.parameters.values()), 1.0)
     torch.optim.SGD(trainee.parameters.values(), lr=0.1).step()
     return loss.detach().cpu(), gradients, {name: p.detach().cpu() for name, p in trainee.parameters.items()}
