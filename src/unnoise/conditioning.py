@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unnoise.errors import ArgumentError
+from unnoise.transfer import moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,7 @@ class Cond:
 
     def pick(self, index: Tensor) -> Cond:
         """Return the conditions of the images that `index` (a mask or positions; best on the CPU) names, in its order."""
-        return self._each(lambda value: value[index.to(value.device)])
+        return self._each(lambda value: value[moved(index, value.device)])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Cond:
         def changed(value: Any) -> Any:

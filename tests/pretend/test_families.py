@@ -1,4 +1,7 @@
-"""Every family on the pretended device: the CPU's pictures, and no number read back between the first step and the last."""
+"""Every family on the pretended device: the CPU's pictures, and no wait for the device between the first step and the last.
+
+A wait is a number that is read back, or a copy to the device that does not return before the device has done all its work.
+"""
 
 from __future__ import annotations
 
@@ -92,10 +95,10 @@ def test_the_device_draws_what_the_cpu_draws(name: str, folder: Path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_nothing_is_read_between_the_first_step_and_the_last(name: str, folder: Path):
+def test_nothing_waits_for_the_device_between_the_first_step_and_the_last(name: str, folder: Path):
     watched = on_the_device(name, folder)
     if name in ADAPTIVE:  # the error that decides about the next step is a number of the device
         assert {wait.where.split()[-1] for wait in watched.between} == {"root_mean_squares"}
         return
-    assert watched.between == []
+    assert watched.between == [] and watched.uploads == []
     assert {wait.where.split()[-1] for wait in watched.last} == {"_check"} and len(watched.last) == watched.models

@@ -21,6 +21,7 @@ from unnoise.errors import ArgumentError
 from unnoise.networks.controlnet import ControlNetConfig
 from unnoise.networks.controlnet_mmdit import MMDiTControlNetConfig
 from unnoise.networks.layers import built_from
+from unnoise.transfer import moved
 
 ALWAYS = (-torch.inf, torch.inf)
 GUESSES = ("power", "logspace")  # how residuals grow in guess mode: see `scales`
@@ -39,7 +40,7 @@ def residuals(network: nn.Module, x: Tensor, t: Tensor, cond: Cond, *, config: o
         rows = (hint.scales != 0).any(1).nonzero()[:, 0]
         if len(rows):
             filled = torch.cat([rows, rows[-1:].expand(len(x) - len(rows))]) if steady else rows
-            index = filled.to(x.device)
+            index = moved(filled, x.device)
             lender = built_from(config, network)  # some nets borrow embeddings of the network
             answer = hint.net(x[index], t[index], plain.pick(filled), hint.image.to(x.device)[index], lender)
             parts.append((hint.config.places(config), _scaled([one[: len(rows)] for one in answer], hint.scales, rows, len(x))))
@@ -52,10 +53,11 @@ def _scaled(residuals: Sequence[Tensor], scales: Tensor, rows: Tensor, total: in
         raise ArgumentError(f"got {scales.shape[1]} scales for a ControlNet of {len(residuals)} residuals: expected one each")
     scaled = []
     for residual, column in zip(residuals, scales[rows].unbind(1), strict=True):
-        scale = column.to(residual.device, torch.promote_types(residual.dtype, torch.float32)).view(-1, *[1] * (residual.ndim - 1))
+        exact = torch.promote_types(residual.dtype, torch.float32)
+        scale = moved(column, residual.device, exact).view(-1, *[1] * (residual.ndim - 1))
         product = torch.where(scale == 0, -0.0, scale * residual).to(residual.dtype)
         among = product.new_full((total, *residual.shape[1:]), -0.0)
-        scaled.append(among.index_copy(0, rows.to(product.device), product) if len(rows) < total else product)
+        scaled.append(among.index_copy(0, moved(rows, product.device), product) if len(rows) < total else product)
     return scaled
 
 
