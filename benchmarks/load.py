@@ -28,12 +28,12 @@ CASES = [(kind, dtype) for kind in ("folder", "single file") for dtype in ("floa
 
 def ours(path: Path, dtype: str) -> Any:
     import unnoise
-    from unnoise import loading  # imports are not what is measured
+    from unnoise.pipeline import loading  # imports are not what is measured
 
     assert loading
     yield
     model = unnoise.load(path, dtype=dtype, device="cpu")
-    yield model.networks["network"].conv_in.weight, sum(p.nbytes for p in model.networks.parameters())
+    yield model.networks["network"].conv_in.weight, sum(p.nbytes for _, p in model.networks.named_parameters())
 
 
 def theirs(path: Path, dtype: str) -> Any:

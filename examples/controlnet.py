@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 from tiny_sd1 import UNET, tiny
-from unnoise.controls import ControlModel
 
 import unnoise
 from unnoise.images import hints
 from unnoise.networks.controlnet import ControlNet, ControlNetConfig
+from unnoise.pipeline.controls import ControlModel
 
 model = tiny()
 net = ControlNet(ControlNetConfig(UNET, hint_widths=(16, 16, 32, 32))).eval()

@@ -54,7 +54,6 @@ RECORD_WIDTH = 100  # a longer signature stands in the record with one parameter
 PACKED = frozenset(
     {
         "generate: generate",
-        "loading: _nothing",
         "papers: _adm",
         "papers: _classifier",
         "requests: given",

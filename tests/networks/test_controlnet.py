@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from networks import golden, golden_control
+from networks.controlled import Controlled, skipping
 from networks.test_sizes import giga_macs
 from unnoise.conditioning import Cond, Hint
 from unnoise.diffusion import predictions, schedules
@@ -16,9 +17,9 @@ from unnoise.diffusion.grids import grid
 from unnoise.errors import ArgumentError
 from unnoise.networks.controlnet import ControlNet, ControlNetConfig
 from unnoise.networks.controlnet_mmdit import MMDiTControlNet, MMDiTControlNetConfig
-from unnoise.networks.mmdit import MMDiT, MMDiTConfig, SkipLayers
+from unnoise.networks.mmdit import MMDiT, MMDiTConfig
 from unnoise.networks.unet import UNet, UNetConfig
-from unnoise.runtime.control import Controlled, hint, scales, window
+from unnoise.runtime.control import hint, scales, window
 from unnoise.runtime.denoise import NetworkDenoiser
 
 SD1 = UNetConfig()
@@ -69,7 +70,7 @@ def test_authors_residuals(shared: Path) -> None:
 def test_authors_control(shared: Path, output: str, scale: float, options: dict) -> None:
     io, record, unet, net = golden_control.ldm(shared / "golden/controlnet/control_ldm")
     cond = Cond(io["c"], hints=(hint(net, io["hint"], scale, **options),))
-    golden.assert_recorded(io, record, {output: Controlled(unet, [net])(io["x"], io["t"], cond)})
+    golden.assert_recorded(io, record, {output: Controlled(unet)(io["x"], io["t"], cond)})
 
 
 def test_guess_mode_scales(shared: Path) -> None:
@@ -89,7 +90,7 @@ def test_authors_transformers(shared: Path, case: str) -> None:
     cond = Cond(tokens=found["in.context"], pooled=found["in.y"])
     for k, residual in enumerate(net(found["in.x"], schedule.timestep(times).float(), cond, latents, mmdit)):
         found.assert_close(residual, f"out.residual.{k}")
-    denoiser = NetworkDenoiser(Controlled(mmdit, [net]), schedule, predictions.flow)
+    denoiser = NetworkDenoiser(mmdit, schedule, predictions.flow)
     for scale, name in ((1.0, "controlled"), (0.0, "plain")):
         estimate = denoiser(found["in.x"], times, Cond(cond.tokens, cond.pooled, hints=(hint(net, latents, scale),)))
         assert isinstance(estimate, Tensor)
@@ -151,9 +152,9 @@ def test_a_fresh_net_adds_nothing_and_a_lively_one_does(family: Family) -> None:
     x, t, cond, (image, _) = asked(family)
     plain = network(x, t, cond)
     nets[1].reset_parameters()
-    fresh = Controlled(network, nets[1:])(x, t, shown(cond, hint(nets[1], image)))
+    fresh = Controlled(network)(x, t, shown(cond, hint(nets[1], image)))
     assert torch.equal(fresh, plain)
-    assert (Controlled(network, nets[:1])(x, t, shown(cond, hint(nets[0], image))) - plain).abs().max() > 1e-3
+    assert (Controlled(network)(x, t, shown(cond, hint(nets[0], image))) - plain).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("steady", [False, True])
@@ -162,7 +163,7 @@ def test_off_is_exactly_off(family: Family, steady: bool) -> None:
     """Scale 0, other times, no hint: the plain network's bits, in rows alone and beside rows that are controlled."""
     network, nets, _, _ = family
     x, t, cond, (image, other) = asked(family)
-    controlled, plain = Controlled(network, nets, steady=steady), network(x, t, cond)
+    controlled, plain = Controlled(network, steady=steady), network(x, t, cond)
     for off in (hint(nets[0], image, 0.0), hint(nets[0], image, acts=(900.0, 1000.0)), hint(nets[0], image, acts=(0.0, 99.0))):
         assert torch.equal(controlled(x, t, shown(cond, off)), plain)
         assert torch.equal(controlled(x, t, shown(cond, off, hint(nets[1], other, 0.0))), plain)
@@ -185,9 +186,9 @@ def test_a_net_that_is_off_is_not_asked(family: Family) -> None:
     for p in nets[0].parameters():
         p.fill_(torch.nan)
     mixed = shown(cond, hint(nets[0], image, 0.0))
-    assert Controlled(network, nets)(x, t, mixed).isfinite().all()
+    assert Controlled(network)(x, t, mixed).isfinite().all()
     half = hint(nets[0], image, acts=(600.0, torch.inf))  # broken for the last row, and for that alone
-    assert Controlled(network, nets)(x, t, shown(cond, half)).isfinite().flatten(1).all(1).tolist() == [True, True, False]
+    assert Controlled(network)(x, t, shown(cond, half)).isfinite().flatten(1).all(1).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("steady", [False, True])
@@ -196,7 +197,7 @@ def test_rows_are_independent(family: Family, steady: bool) -> None:
     """Stacked with other requests, one of them without control, each row is what it is alone."""
     network, nets, _, _ = family
     x, t, cond, (image, other) = asked(family)
-    controlled = Controlled(network, nets, steady=steady)
+    controlled = Controlled(network, steady=steady)
     requests = [
         Cond(cond.tokens[:1], cond.pooled[:1], hints=(hint(nets[0], image[:1], 0.7),)),
         Cond(cond.tokens[1:2], cond.pooled[1:2]),
@@ -223,7 +224,7 @@ def test_two_nets_are_the_sum_of_their_scaled_residuals(family: Family) -> None:
     total = [sum(rate * r for rate, r in zip(rates, pair, strict=True)) for pair in zip(*given, strict=True)]
     spread = [None if i is None else total[i] for i in nets[0].places(network)]
     expected = network(x, t, cond, residuals=spread)
-    torch.testing.assert_close(Controlled(network, nets)(x, t, shown(cond, *hints)), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(Controlled(network)(x, t, shown(cond, *hints)), expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -234,7 +235,7 @@ def test_residuals_have_the_dtype_of_the_network_and_scales_more_than_its_digits
     told = Cond(cond.tokens.bfloat16(), cond.pooled.bfloat16(), hints=(hint(nets[0], image, 0.8),))
     x = x.bfloat16()
     given = nets[0](x, t, Cond(told.tokens, told.pooled), image, network)
-    mine = Controlled(network, nets[:1]).residuals(x, t, told)
+    mine = Controlled(network).residuals(x, t, told)
     for i, residual in zip(nets[0].places(network), mine, strict=True):
         assert (residual is None) if i is None else torch.equal(residual, (given[i].float() * 0.8).bfloat16())
 
@@ -267,7 +268,7 @@ def test_channel_order_and_averaging() -> None:
         torch.testing.assert_close(one, other.flatten(2).mean(2)[..., None, None])
     network = lively(UNet(TINY))
     spread = [r.mean((2, 3), keepdim=True).expand_as(r) for r in expected]
-    shuffled = Controlled(network, [averaged])(x, t, shown(cond, hint(averaged, image, guess="power")))  # nothing that could grow
+    shuffled = Controlled(network)(x, t, shown(cond, hint(averaged, image, guess="power")))  # nothing that could grow
     torch.testing.assert_close(shuffled, network(x, t, cond, residuals=spread), rtol=1e-5, atol=1e-5)
 
 
@@ -279,7 +280,7 @@ def test_channels_that_join_x_are_the_networks_own() -> None:
     x, t, cond, (image, _) = asked((wide, [net], 3, 8))
     joined = Cond(cond.tokens, cond.pooled, concat=torch.randn(3, 5, 8, 8), hints=(hint(net, image),))
     expected = wide(x, t, Cond(cond.tokens, cond.pooled, concat=joined.concat), residuals=net(x, t, cond, image))
-    assert torch.equal(Controlled(wide, [net])(x, t, joined), expected)
+    assert torch.equal(Controlled(wide)(x, t, joined), expected)
 
 
 @torch.no_grad()
@@ -304,9 +305,9 @@ def test_a_skipped_block_takes_its_residual_along() -> None:
     network, net = lively(MMDiT(SMALL)), transformer("8b")
     assert isinstance(network, MMDiT)
     x, t, cond, (image, _) = asked((network, [net], 4, 1))
-    weak = SkipLayers(Controlled(network, [net]), [1, 3])(x, t, shown(cond, hint(net, image)))
+    weak = Controlled(network)(x, t, skipping(shown(cond, hint(net, image)), [1, 3], 4))
     r0, r1 = net(x, t, cond, image, network)
-    assert torch.equal(weak, network(x, t, cond, skip_layers=[1, 3], residuals=[r0, None, r1, None]))
+    assert torch.equal(weak, network(x, t, skipping(cond, [1, 3], 4), residuals=[r0, None, r1, None]))
 
 
 SCHEDULES = {"vp": schedules.vp("scaled_linear"), "flow": schedules.flow(shift=3.0)}
@@ -345,20 +346,18 @@ def test_nets_that_do_not_fit_are_refused(family: Family) -> None:
         others.append((MMDiT(MMDiTConfig(**{**vars(SMALL), "width": 64})), "of width 32 for an MMDiT of 64"))
     for other, message in others:
         with pytest.raises(ArgumentError, match=message):
-            Controlled(other, nets)
+            nets[0].places(other)
 
 
 def test_hints_that_do_not_fit_are_refused(family: Family) -> None:
     network, nets, channels, times = family
     x, t, cond, (image, _) = asked(family)
-    controlled = Controlled(network, nets)
+    controlled = Controlled(network)
     half, whole = 4 * times, 8 * times
     with pytest.raises(ArgumentError, match=rf"got a hint of \({channels}, {half}, {half}\), expected .*\({channels}, {whole}, {whole}\)"):
         controlled(x, t, shown(cond, hint(nets[0], image[..., :half, :half])))
-    with pytest.raises(ArgumentError, match="got 3 hints for 2 ControlNets"):
-        controlled(x, t, shown(cond, *[hint(nets[0], image)] * 3))
     with pytest.raises(ArgumentError, match="got 1 scales for a ControlNet of"):
-        controlled(x, t, shown(cond, Hint(image, torch.ones(3, 1), torch.tensor([[0.0, 1000.0]] * 3))))
+        controlled(x, t, shown(cond, Hint(image, torch.ones(3, 1), torch.tensor([[0.0, 1000.0]] * 3), nets[0])))
     with pytest.raises(ArgumentError, match=r"got guess 'half': expected one of power, logspace, or None"):
         hint(nets[0], image, guess="half")  # pyright: ignore[reportArgumentType]
 

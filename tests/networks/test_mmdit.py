@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from networks import golden_sd3
+from networks.controlled import skipping
 from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions, schedules
 from unnoise.errors import ArgumentError
 from unnoise.networks.layers import position_table
-from unnoise.networks.mmdit import MMDiT, MMDiTConfig, SkipLayers
+from unnoise.networks.mmdit import MMDiT, MMDiTConfig
 from unnoise.runtime.denoise import NetworkDenoiser
 
 CASES = ["mmdit_medium", "mmdit_large35", "mmdit_medium35"]  # plain; normalised queries and keys; and dual attention
@@ -29,8 +30,8 @@ def test_authors_outputs(shared: Path, case: str) -> None:
     wide = found["in.x_nonsquare"]
     assert_close(mmdit(wide, found["in.t"], cond), "out.velocity_nonsquare")
     assert_close(mmdit.positions(wide.shape[2] // 2, wide.shape[3] // 2), "out.pos_embed_crop_nonsquare")
-    weak = SkipLayers(mmdit, found.record["skip_layers"])
-    assert_close(weak(found["in.x"], found["in.t"], cond), "out.velocity_skip")
+    weak = skipping(cond, found.record["skip_layers"], mmdit.config.depth)
+    assert_close(mmdit(found["in.x"], found["in.t"], weak), "out.velocity_skip")
 
     schedule = schedules.flow(shift=3.0)
     times = schedule.time(2 * ((1 - found["in.sigma"]) / found["in.sigma"]).log())
@@ -99,19 +100,27 @@ def test_positions_are_the_middle_of_the_table() -> None:
 @torch.no_grad()
 def test_skipping_every_block_leaves_patches_and_modulation() -> None:
     mmdit, (x, t, cond) = lively(SMALL), asked()
-    bare = SkipLayers(mmdit, range(3))(x, t, cond)
-    assert torch.equal(
-        bare, SkipLayers(mmdit, range(3))(x, t, Cond(torch.randn(2, 5, 12), cond.pooled))
-    )  # the text comes in by blocks alone
-    assert not torch.equal(bare, SkipLayers(mmdit, [0, 1])(x, t, cond))
-    assert torch.equal(SkipLayers(mmdit, [])(x, t, cond), mmdit(x, t, cond))
+    bare = mmdit(x, t, skipping(cond, range(3), 3))
+    other = Cond(torch.randn(2, 5, 12), cond.pooled)
+    assert torch.equal(bare, mmdit(x, t, skipping(other, range(3), 3)))  # the text comes in by blocks alone
+    assert not torch.equal(bare, mmdit(x, t, skipping(cond, [0, 1], 3)))
+    assert torch.equal(mmdit(x, t, skipping(cond, [], 3)), mmdit(x, t, cond))
 
 
-@pytest.mark.parametrize("layers", [[3], [-1], [0, 7]])
-def test_blocks_that_do_not_exist_are_refused(layers: list[int]) -> None:
+@torch.no_grad()
+def test_each_row_leaves_out_its_own_blocks() -> None:
+    mmdit, (x, t, cond) = lively(DUAL), asked(3)
+    rows = [[0, 1], [], [1]]
+    together = mmdit(x, t, Cond.stack([skipping(cond.rows(i, i + 1), skip, 3) for i, skip in enumerate(rows)]))
+    alone = [mmdit(x[i : i + 1], t[i : i + 1], skipping(cond.rows(i, i + 1), skip, 3)) for i, skip in enumerate(rows)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_columns_for_blocks_that_do_not_exist_are_refused(depth: int) -> None:
     x, t, cond = asked()
-    with pytest.raises(ArgumentError, match=r"got skip_layers \[(3|-1|7)\]: this network's blocks are 0 to 2"):
-        MMDiT(SMALL)(x, t, cond, skip_layers=layers)
+    with pytest.raises(ArgumentError, match=f"got skip for {depth} blocks: this network has 3, expected one column for each"):
+        MMDiT(SMALL)(x, t, skipping(cond, [0], depth))
 
 
 @pytest.mark.parametrize("size", [(18, 8), (8, 18)])

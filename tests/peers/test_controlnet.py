@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from networks import golden, golden_control
+from networks.controlled import Controlled
 from peers import test_networks as unets
 from peers import test_sd3 as sd3
 from peers.replay import replay
@@ -22,10 +23,10 @@ from unnoise.diffusion.grids import grid
 from unnoise.diffusion.guidance import Guided, guidance
 from unnoise.diffusion.sampling import Plan, plan
 from unnoise.networks.controlnet import ControlNet, ControlNetConfig
-from unnoise.networks.controlnet_mmdit import MMDiTControlNet, MMDiTControlNetConfig
-from unnoise.networks.mmdit import MMDiT, MMDiTConfig
+from unnoise.networks.controlnet_mmdit import MMDiTControlNetConfig
+from unnoise.networks.mmdit import MMDiTConfig
 from unnoise.networks.unet import UNet
-from unnoise.runtime.control import Controlled, hint, window
+from unnoise.runtime.control import hint, window
 from unnoise.runtime.denoise import NetworkDenoiser
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,8 +39,8 @@ def diffusers() -> Any:
     return pytest.importorskip("diffusers")
 
 
-def guided(controlled: Controlled) -> Guided:
-    return Guided(NetworkDenoiser(controlled, STABLE, predictions.eps), STABLE, predictions.eps)
+def guided(network: nn.Module) -> Guided:
+    return Guided(NetworkDenoiser(network, STABLE, predictions.eps), STABLE, predictions.eps)
 
 
 def ddim(steps: int) -> Plan:
@@ -55,7 +56,7 @@ def test_authors_runs(shared: Path, run: str, guess: Any) -> None:
     walked = plan(STABLE, "ddim", times=times)
     hints = (hint(net, io["hint"], record["config"]["strength"], guess=guess),)
     cond = guidance(Cond(io["c"], hints=hints), Cond(io["uc"], hints=None if guess else hints), record["config"]["cfg_scale"])
-    mine = replay(guided(Controlled(unet, [net])), io["x"], walked, io[f"{run}.noises"], cond)
+    mine = replay(guided(unet), io["x"], walked, io[f"{run}.noises"], cond)
     golden.assert_recorded(io, record, {f"{run}.x": mine.x, f"{run}.pred_x0": mine.x0})
 
 
@@ -91,7 +92,7 @@ def test_unets(diffusers: Any, family: str, size: tuple[int, int], guess: Any) -
     asked = {"encoder_hidden_states": tokens, "added_cond_kwargs": extra}
     down, mid = peer_net(x, t, controlnet_cond=picture, conditioning_scale=0.7, guess_mode=bool(guess), return_dict=False, **asked)
     cond = Cond(tokens, pooled, hints=(hint(net, picture, 0.7, guess=guess),))
-    controlled = Controlled(unet, [net])
+    controlled = Controlled(unet)
     for mine, theirs in zip(controlled.residuals(x, t, cond), [*down, mid], strict=True):
         assert mine is not None
         unets.assert_same(mine, theirs)
@@ -107,7 +108,7 @@ def test_pictures_turned_and_residuals_averaged(diffusers: Any, changes: dict[st
     down, mid = peer_net(x, t, tokens, picture, conditioning_scale=0.7, guess_mode=True, return_dict=False)
     expected = peer(x, t, tokens, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
     cond = Cond(tokens, hints=(hint(net, picture, 0.7, guess="logspace"),))
-    unets.assert_same(Controlled(unet, [net])(x, t, cond), expected)
+    unets.assert_same(Controlled(unet)(x, t, cond), expected)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +164,9 @@ def test_pipeline(diffusers: Any, scales: tuple[float, ...], guess: bool, starts
     rows = zip(nets, pictures, scales, acts, strict=True)
     hints = tuple(hint(net, picture, scale, acts=when, guess="logspace" if guess else None) for net, picture, scale, when in rows)
     cond = guidance(Cond(tokens, hints=hints), Cond(negative, hints=None if guess else hints), 5.0)
-    mine = replay(guided(Controlled(unet, nets)), x, walked, cond=cond).x[-1]
+    mine = replay(guided(unet), x, walked, cond=cond).x[-1]
     torch.testing.assert_close(mine, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
-    plain = replay(guided(Controlled(unet, [])), x, walked, cond=guidance(Cond(tokens), Cond(negative), 5.0)).x[-1]
+    plain = replay(guided(unet), x, walked, cond=guidance(Cond(tokens), Cond(negative), 5.0)).x[-1]
     assert (plain - expected).abs().max() > 0.05 * expected.abs().max()
 
 
@@ -190,10 +191,10 @@ def test_transformers(diffusers: Any, kind: str, size: tuple[int, int]) -> None:
     ours, settings = NETS[kind]
     norm = {"qk_norm": True, "dual_blocks": 1} if kind == "dual" else {}
     config, peer = MMDiTConfig(depth=5, **SIZES), diffusers.SD3Transformer2DModel(**PEERS, num_layers=5)
-    mmdit = sd3.shared_with(peer, layouts.mmdit(config), config, MMDiT)
+    mmdit = sd3.shared_with(peer, layouts.mmdit(config), config)
     told = MMDiTControlNetConfig(MMDiTConfig(depth=2, **SIZES, **norm), **{"hint_channels": 4, **ours})
     peer_net = diffusers.SD3ControlNetModel(**{**PEERS, **settings}, num_layers=2)
-    net = sd3.shared_with(peer_net, controlnet.diffusers_mmdit(told), told, MMDiTControlNet)
+    net = sd3.shared_with(peer_net, controlnet.diffusers_mmdit(told), told)
     part = controlnet.part(Weights.open(dict(peer_net.state_dict())), dict(peer_net.config), {})
     assert part is not None and (part.config.form, part.config.hint_channels) == (told.form, told.hint_channels)
     x, t, tokens, pooled = torch.randn(2, 4, *size), torch.tensor([3.0, 977.5]), torch.randn(2, 7, 12), torch.randn(2, 10)
@@ -203,7 +204,7 @@ def test_transformers(diffusers: Any, kind: str, size: tuple[int, int]) -> None:
     heard = torch.zeros_like(pooled) if kind == "zeros" else pooled
     (expected,) = peer_net(given, latents, 0.7, read, heard, t, return_dict=False)
     cond = Cond(tokens, pooled, hints=(hint(net, latents, 0.7),))
-    controlled = Controlled(mmdit, [net])
+    controlled = Controlled(mmdit)
     mine = controlled.residuals(x, t, cond)
     assert mine[0] is mine[1] is mine[2] and mine[3] is not mine[0]
     for residual, other in zip((mine[0], mine[3]), expected, strict=True):

@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import unnoise
 from peers import tiny
 from peers.families import LEADING, NEGATIVE, PROMPT, TRAILING, Pair, Pairs, as_noisy, close, draws, feed, half, once, ours, picture, theirs
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError
+from unnoise.pipeline.job import resolve
+from unnoise.pipeline.request import Request
+from unnoise.pipeline.start import plan_of
 
 pytest.importorskip("diffusers")
 # numpy 2 inside diffusers, on every conversion of a tensor, and its own renamings; nothing of ours
@@ -410,15 +412,11 @@ def test_latent_consistency_model_in_four_steps(pairs: Pairs, monkeypatch: pytes
     both = pairs("lcm")
     noise, *steps_noise = draws(5)
     assert both.model.spec.defaults.sampler == "lcm" and both.model.spec.defaults.spacing == "lcm"
-    times = both.model.trajectories.plan(_request(both, noise)).levels
+    times = plan_of(both.model.parts, resolve(Request(prompt=PROMPT), both.model.spec)).levels
     assert [level.t for level in times] == [999, 759, 519, 279, -1]
     feed(monkeypatch, both.pipe, steps_noise)
     how = {"num_inference_steps": 4, "guidance_scale": 8.0}
     close(ours(both.model, latents=noise, spacing="tcd", **how), theirs(both.pipe, latents=noise, **how), what="LCM, diffusers' times")
-
-
-def _request(both: Pair, noise: Tensor) -> Any:
-    return next(both.model.stream(PROMPT, latents=noise, seed=0)).request
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])

@@ -17,11 +17,13 @@ from peers.families import PROMPT, half, pair, picture
 from unnoise.errors import NonFiniteError
 from unnoise.pipeline.model import Model
 from unnoise.runtime import first_stage
+from unnoise.runtime.placement import Networks, Placement
 
 pytest.importorskip("diffusers")
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 Models = Callable[[str], Model]
+HALF = Placement(torch.device("cpu"), torch.float16)
 FEW: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 4.0, "seed": 5}
 
 
@@ -127,7 +129,7 @@ def test_an_autoencoder_that_overflows_in_float16_decodes_in_float32(models: Mod
         expected = stage.decode(stage.unscaled(latents))
         half_stage = stage.half()
         assert not torch.isfinite(half_stage.decode(half_stage.unscaled(latents.half()))).all()  # the fault is there
-        decoded = first_stage.decode(half_stage, latents)
+        decoded = first_stage.Stage(Networks({"autoencoder": half_stage}, {"autoencoder": half_stage.config}, HALF)).decode(latents)
     assert decoded.dtype == torch.float32 and next(half_stage.parameters()).dtype == torch.float16
     assert float((decoded.pictures - expected).abs().max() / expected.abs().max()) < 2e-2  # of weights that were rounded once
 

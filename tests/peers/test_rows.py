@@ -94,5 +94,5 @@ def test_a_refiner_draws_noise_of_its_own(models):
     streams = []
     for model, share in ((models["sdxl"], {"denoising_end": 0.8}), (models["refiner"], {"denoising_start": 0.8})):
         state = next(iter(model.stream("x", image=torch.zeros(1, 4, 16, 16), **share, **{**SMALL, "num_inference_steps": 10})))
-        streams.append(_streams(state.request).draw(torch.empty(1, 4, 16, 16)))
+        streams.append(_streams(state.job).draw(torch.empty(1, 4, 16, 16)))
     assert not torch.allclose(*streams, atol=0.5)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from unnoise.runtime.skip_layers import SkipLayerGuided, window
 
+from networks.controlled import skipping
 from networks.golden_sd3 import Golden, read
 from peers import tiny
 from peers.replay import replay
@@ -20,10 +21,10 @@ from unnoise.checkpoints.store.weights import Weights
 from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions, schedules
 from unnoise.diffusion.grids import grid
-from unnoise.diffusion.guidance import Guidance, Guided, guidance
+from unnoise.diffusion.guidance import Guidance, Guided, Weak, guidance
 from unnoise.diffusion.sampling import initial, plan
 from unnoise.networks.autoencoder import Autoencoder, AutoencoderConfig
-from unnoise.networks.mmdit import MMDiT, SkipLayers
+from unnoise.networks.mmdit import MMDiT
 from unnoise.runtime.denoise import NetworkDenoiser
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,17 +47,18 @@ def prompts(found: Golden) -> Guidance:
     return guidance(rows.rows(0, 1), rows.rows(1, 2), found.record["sampling"]["cfg_scale"])
 
 
-def guide(found: Golden, mmdit: MMDiT) -> Guided | SkipLayerGuided:
+def prompts_with_skipped_layers(found: Golden, mmdit: MMDiT) -> Guidance:
     """Classifier-free guidance, and skip-layer guidance where it was recorded. Its authors count in shares of the steps, ends excluded."""
-    guided = Guided(denoiser(mmdit), SCHEDULE, predictions.flow)
-    sampling = found.record["sampling"]
-    skip, times = sampling["slg"], recorded_times(found).tolist()
+    guided, skip = prompts(found), found.record["sampling"]["slg"]
     if skip is None:
         return guided
-    low, high = window(times, skip["start"], skip["end"])
-    assert sum(low < t <= high for t in times) == 4
-    weak = SkipLayers(mmdit, skip["layers"])
-    return SkipLayerGuided(guided, denoiser(mmdit), denoiser(weak), skip["scale"], (low, high))
+    times = recorded_times(found).tolist()
+    steps = len(times) - 1
+    acting = [k for k in range(steps) if skip["start"] * steps < k < skip["end"] * steps]
+    low, high = times[acting[-1] + 1], times[acting[0]]
+    assert len(acting) == 4 == sum(low < t <= high for t in times)
+    scale, low, high = (torch.tensor([value], dtype=torch.float64) for value in (skip["scale"], low, high))
+    return replace(guided, weak=Weak(skipping(guided.positive, skip["layers"], mmdit.config.depth), scale, low, high))
 
 
 @pytest.fixture(scope="module", params=["mmdit_medium", "mmdit_medium35"])
@@ -80,7 +82,8 @@ def test_text_to_image(recorded: tuple[Golden, MMDiT], sampler: str, options: di
     fixed = plan(SCHEDULE, sampler, times=recorded_times(found), **options)
     start = initial(found["in.noise"], fixed)
     found.assert_close(start, "out.start_x")
-    mine = replay(guide(found, mmdit), start, fixed, cond=prompts(found))
+    guided = Guided(denoiser(mmdit), SCHEDULE, predictions.flow)
+    mine = replay(guided, start, fixed, cond=prompts_with_skipped_layers(found, mmdit))
     found.assert_close(mine.asked, f"{name}.x_in")
     found.assert_close(mine.x0, f"{name}.denoised")
     found.assert_close(mine.x[-1], f"{name}.x_final")
@@ -118,5 +121,5 @@ def test_diffusers(qk_norm: bool, dual: int, size: tuple[int, int]) -> None:
     x, t, tokens, pooled = torch.randn(2, 4, *size), torch.tensor([3.0, 977.5]), torch.randn(2, 7, 12), torch.randn(2, 10)
     for skip in ([], [0], [1]):
         expected = peer(x, tokens, pooled, t, skip_layers=skip).sample
-        found = mine(x, t, Cond(tokens, pooled), skip_layers=skip)
+        found = mine(x, t, skipping(Cond(tokens, pooled), skip, config.depth))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from networks import golden, golden_pixels
 from peers.replay import Clipped, replay
+from runtime.classified import Classified
 from unnoise.conditioning import Cond
 from unnoise.diffusion import predictions, schedules
 from unnoise.diffusion.grids import grid
@@ -19,7 +20,6 @@ from unnoise.diffusion.noise import Recorded
 from unnoise.diffusion.sampling import Denoiser, Estimate, plan
 from unnoise.diffusion.schedules import Schedule
 from unnoise.diffusion.steps import Solution, Step, level
-from unnoise.runtime.classifier import ClassifierGuided
 from unnoise.runtime.denoise import NetworkDenoiser
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,7 +35,7 @@ def opened(shared: Path, family: str) -> golden_pixels.Golden:
 def denoiser(file: golden_pixels.Golden, clip: bool = False, **spec: Any) -> Denoiser:
     """As the file's spec says, or `spec`: its schedule tells the network the time."""
     told = file.found.spec.model_copy(update=spec)
-    plain = NetworkDenoiser(file.network(), told.schedule.build(), predictions.prediction(told.prediction))
+    plain = NetworkDenoiser(file.network(), told.schedule.build(), predictions.prediction(told.prediction), dtype=torch.float32)
     return Clipped(plain) if clip else plain
 
 
@@ -93,9 +93,9 @@ def test_ddim_runs_towards_noise_on_the_same_line(shared: Path) -> None:
     golden.assert_recorded(io, record, {"ddim_reverse.sample": mine})
 
 
-def guided(shared: Path, file: golden_pixels.Golden, table: Schedule) -> ClassifierGuided:
+def guided(shared: Path, file: golden_pixels.Golden, table: Schedule) -> Classified:
     classifier = golden_pixels.classifier(shared / "golden/adm/unet", "classifier.")
-    return ClassifierGuided(denoiser(file, clip=True), table, classifier, file.record["config"]["classifier_scale"])
+    return Classified(denoiser(file, clip=True), table, classifier, file.record["config"]["classifier_scale"], torch.float32)
 
 
 def test_a_guided_estimate_is_not_clipped_again(shared: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import unnoise
+from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError, FileError
+from unnoise.pipeline import start
+from unnoise.pipeline.inputs import Inputs
+from unnoise.pipeline.job import resolve
+from unnoise.pipeline.request import Request
 
 GIVEN = {"num_inference_steps": 8, "seed": 3, "height": 16, "width": 16, "output_type": "latent", "sampler": "ddim"}
 
@@ -40,7 +46,7 @@ def test_a_classifier_pulls_towards_its_class(files, model):
     for scale in (0.0, 2.0, 8.0, 32.0):
         drawn = model.generate(class_labels=[4], classifier=net, classifier_scale=scale, **GIVEN).latents
         with torch.no_grad():
-            sure.append(net(drawn, torch.zeros(1)).log_softmax(1)[0, 4].item())
+            sure.append(net.network(drawn, torch.zeros(1)).log_softmax(1)[0, 4].item())
     assert all(weak < strong for weak, strong in itertools.pairwise(sure)), sure
 
 
@@ -51,3 +57,12 @@ def test_what_is_no_classifier_is_refused(files, model):
         model.generate(class_labels=[10], **GIVEN)
     with pytest.raises(ArgumentError, match="class_labels"):
         model.generate(**GIVEN)
+
+
+def test_a_classifier_asks_for_the_labels_of_the_positive_side(files, model):
+    net = unnoise.load_classifier(files[1], config={"head_width": 16})
+    encoded = start.encode(model.parts, resolve(Request(class_labels=[4, 7], classifier=net, **GIVEN), model.spec), Inputs())
+    (pull,) = start.start(model.parts, encoded).cond.pulls
+    assert pull.labels.tolist() == [4, 7] and pull.scale.tolist() == [1.0, 1.0]
+    with pytest.raises(ArgumentError, match="classifier is conditioned on labels"):
+        start.start(model.parts, replace(encoded, positive=Cond(pooled=torch.zeros(2, 1))))

@@ -168,7 +168,9 @@ def test_nets_of_another_family_are_refused_before_anything_runs(
     with pytest.raises(ArgumentError, match="got a ControlNet of sd1 for sdxl: "):
         sdxl.generate("x", control=unnoise.Control(control, hint()))
     with pytest.raises(ArgumentError, match="as the net of a control: expected what unnoise"):
-        sdxl.generate("x", control=unnoise.Control("control.safetensors", hint()))
+        sdxl.generate("x", control=unnoise.Control(3, hint()))
+    with pytest.raises(FileError, match=r"no file none/control\.safetensors: expected a safetensors file"):
+        sdxl.generate("x", control=unnoise.Control("none/control.safetensors", hint()))
 
 
 def test_a_net_that_is_shown_latents(shared: Path, peers: Any, tmp_path: Path) -> None:
@@ -198,4 +200,4 @@ def test_a_net_that_is_shown_latents(shared: Path, peers: Any, tmp_path: Path) -
         assert torch.equal(off, plain) and (on - plain).abs().max() > 1e-3 * plain.abs().max()
         stage, picture = model.networks["autoencoder"], torch.rand(1, 3, 64, 64)
         moved = stage.encode(2 * picture - 1).mean * 1.5305 - (0 if zeros else 0.0609 * 1.5305)
-        torch.testing.assert_close(control.shown(stage, picture), moved, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(control.shown(model.networks, picture), moved, rtol=1e-5, atol=1e-5)

@@ -14,13 +14,14 @@ from torch import nn
 from unnoise.errors import ArgumentError
 from unnoise.pipeline import inputs
 from unnoise.pipeline.inputs import Control
+from unnoise.runtime.placement import Networks, Placement
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 
 
 def net(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
     """As much of a ControlModel as a request looks at."""
-    return SimpleNamespace(network=nn.Linear(2, 2, dtype=dtype, device=device), check=lambda network, name: None)
+    return SimpleNamespace(network=nn.Linear(2, 2), check=lambda network, name: None, placement=Placement(torch.device(device), dtype))
 
 
 @pytest.mark.parametrize(
@@ -44,17 +45,18 @@ def test_a_control_checks_its_numbers_when_it_is_made(wrong: dict[str, Any], exp
 
 
 def test_numbers_of_numpy_are_numbers_of_a_control() -> None:
-    record = Control(net(), COLOURS[0], scale=np.float32(0.5), start=0, end=np.int64(1)).record()  # pyright: ignore[reportArgumentType]
+    control = Control(net(), COLOURS[0], scale=np.float32(0.5), start=0, end=np.int64(1))  # pyright: ignore[reportArgumentType]
+    record = inputs.control_to_json(control)
     assert (record["scale"], record["start"], record["end"]) == (0.5, 0.0, 1.0)
     assert {type(record[name]) for name in ("scale", "start", "end")} == {float}
 
 
 @pytest.mark.parametrize(("own", "named"), [(net(torch.bfloat16), "torch.bfloat16 on cpu"), (net(device="meta"), "torch.float32 on meta")])
 def test_a_controlnet_of_another_type_or_place_is_refused(own: Any, named: str) -> None:
-    model = nn.Linear(2, 2)
-    assert len(inputs.controls(Control(net(), COLOURS[0]), model, "sd1")) == 1
+    model = Networks({"network": nn.Linear(2, 2)}, {"network": None})
+    inputs.check_controls([Control(net(), COLOURS[0])], model, "sd1")
     with pytest.raises(ArgumentError, match=f"got a ControlNet in {named} for a model in torch.float32 on cpu: load it with"):
-        inputs.controls([Control(net(), COLOURS[0]), Control(own, COLOURS[0])], model, "sd1")
+        inputs.check_controls([Control(net(), COLOURS[0]), Control(own, COLOURS[0])], model, "sd1")
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,14 @@ def test_a_classifiers_scale_wants_a_classifier() -> None:
         asked("clip", classifier_scale=2.0)
 
 
+@pytest.mark.parametrize("layers", [[24], [-1], [0, 30]])
+def test_blocks_that_do_not_exist_are_refused(layers: list[int]) -> None:
+    assert table.FAMILIES["sd3-medium"].joint_blocks == 24
+    with pytest.raises(ArgumentError, match=r"got skip_guidance_layers (24|-1|30): expected a whole number from 0 to 23"):
+        asked("sd3", skip_guidance_layers=layers)
+    assert asked("sd3", skip_guidance_layers=[0, 23]).request.skip_guidance_layers == (0, 23)
+
+
 def test_two_places_to_start_from() -> None:
     assert asked("sdxl", denoising_start=0.8).request.strength is None
     with pytest.raises(ArgumentError, match=r"got strength 0.5 with denoising_start"):

@@ -271,7 +271,7 @@ WRONG = {  # argument: values, and what the line expects
     "height": ([0, -16, 18, 2052, 16.0, "16", True, 10**30], "expected a"),
     "width": ([0, -16, 18, 2052, 16.0, "16", True, 10**30], "expected a"),
     "num_images_per_prompt": ([0, -1, 1025, 1.0, "1", None, True], "expected a whole number from 1 to 1024"),
-    "seed": ([-2, 2**63, 1.0, "7", True, float("nan"), [7]], "expected a whole number from 0"),
+    "seed": ([-2, 2**63, 1.0, "7", True, float("nan"), [7]], "expected a whole number from -1 to 9223372036854775807"),
     "output_type": (["", "PIL", "np", 3, None, ["pil"]], "unknown output_type"),
     "latents": (
         [
@@ -290,9 +290,9 @@ WRONG = {  # argument: values, and what the line expects
     "mask_image": (["mask.png", 3], "without an image"),
     "control": ([3, "hint.png", [None], {}], "expected unnoise.Control"),
     "class_labels": ([0, [1], "cat"], "knows no classes"),
-    "classifier": ([3, "classifier"], "expected one that unnoise.load_classifier gave"),
+    "classifier": ([3, {}], "expected one that unnoise.load_classifier gave"),
     "classifier_scale": ([-1, 1001, "1", None, float("nan")], "expected a number from 0 to 1000"),
-    "skip_guidance_layers": ([[0], 3, [], "7"], "has none to skip"),
+    "skip_guidance_layers": ([[0]], "has none to skip"),
     "skip_layer_guidance_scale": ([-1, 101, "2", None], "expected a number from 0 to 100"),
     "skip_layer_guidance_start": ([-0.1, 1.1, "0", None], "expected a number from 0 to 1"),
     "skip_layer_guidance_stop": ([-0.1, 1.1, "0", None], "expected a number from 0 to 1"),
@@ -306,7 +306,7 @@ WRONG = {  # argument: values, and what the line expects
     "denoising_end": ([-0.1, 1.1, "0.8", float("nan"), True], "expected a number from 0 to 1"),
     "max_sequence_length": ([0, 513, 77.0, "77", True], "expected a whole number from 1 to 512"),
     "prompt_weights": (["yes", None, 1, 0.0], "expected True or False"),
-    "refiner": ([3, "refiner", {}], "expected a model"),
+    "refiner": ([3, {}], "expected a model"),
     "lora": ([3, [3], ("a", "b"), [("a", 1, 2)], {}], "expected a file"),
     "safety": (["", "none", 3, None], "unknown safety"),
 }
@@ -328,6 +328,13 @@ def test_wrong_values_are_refused_before_anything_runs(unet, monkeypatch, name):
         message = str(refused.value)
         named = name in message or "option of sampler" in message or "spacing" in message or "ending" in message
         assert expected in message and named and "\n" not in message and len(message) < 300, (value, message)
+
+
+@pytest.mark.parametrize("name", ["refiner", "classifier", "lora"])
+def test_files_that_are_not_there_are_refused_with_the_call(unet, name):
+    with pytest.raises(FileError, match=r"no file none\.safetensors") as refused:
+        unet.stream("x", **{name: "none.safetensors"})
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("sampler, options", [("ddim", {"eta": 2}), ("ddim", {"eta": math.inf}), ("ddpm", {"variance": "betta"})])
@@ -420,9 +427,9 @@ def test_weights_of_the_wanted_type_are_mapped_not_copied(files):
     mapped = unnoise.load(files["unet"])
     lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(files["unet"]) in line]
     ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
-    assert all(any(low <= p.data_ptr() < high for low, high in ranges) for p in mapped.networks.parameters())
+    assert all(any(low <= p.data_ptr() < high for low, high in ranges) for _, p in mapped.networks.named_parameters())
     cast = unnoise.load(files["unet"], dtype="bfloat16")
-    assert not any(any(low <= p.data_ptr() < high for low, high in ranges) for p in cast.networks.parameters())
+    assert not any(any(low <= p.data_ptr() < high for low, high in ranges) for _, p in cast.networks.named_parameters())
 
 
 def test_half_precision_on_disk_is_single_precision_on_a_cpu(tmp_path):

@@ -54,6 +54,22 @@ WRONG: dict[str, tuple[type[ArgumentError], dict[str, Any], str]] = {
         {"guidance_interval": (0.9, 0.1)},
         "got guidance_interval (0.9, 0.1): expected the lower share of noise first",
     ),
+    "no list of blocks": (
+        ArgumentError,
+        {"skip_guidance_layers": 3},
+        "got skip_guidance_layers 3: expected a list of block numbers, such as [7, 8, 9]",
+    ),
+    "a text as blocks": (
+        ArgumentError,
+        {"skip_guidance_layers": "7"},
+        "got skip_guidance_layers '7': expected a list of block numbers, such as [7, 8, 9]",
+    ),
+    "a block that is no number": (
+        ArgumentError,
+        {"skip_guidance_layers": [7, 1.5]},
+        "got skip_guidance_layers 1.5: expected whole numbers",
+    ),
+    "no name": (UnknownName, {"sampler": 3}, "unknown sampler 3: expected the name of a sampler"),
     "no blocks": (
         ArgumentError,
         {"skip_guidance_layers": []},

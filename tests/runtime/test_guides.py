@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from unnoise.runtime.classifier import ClassifierGuided
 
+from runtime.classified import Classified
 from unnoise import schedules
 from unnoise.conditioning import Cond
 from unnoise.diffusion.guidance import Guided, guidance
@@ -14,6 +14,7 @@ from unnoise.diffusion.predictions import eps
 from unnoise.diffusion.sampling import Estimate
 from unnoise.diffusion.schedules import Schedule
 from unnoise.errors import ArgumentError
+from unnoise.runtime.guides import Ask, Keep, Pull, Steered
 
 MEANS, SPREADS, WEIGHTS = torch.tensor([-1.0, 1.0]), torch.tensor([0.5, 0.2]), torch.tensor([0.4, 0.6])
 SCHEDULES = {"vp": schedules.vp("scaled_linear"), "edm": schedules.edm(), "flow": schedules.flow(3.0)}
@@ -56,7 +57,7 @@ def mixture(schedule: Schedule):
 def test_a_label_leaves_its_part_of_the_mixture(kind: str, label: int) -> None:
     schedule, t = SCHEDULES[kind], torch.tensor(TIMES[kind], dtype=torch.float64)
     x = torch.randn(3, 1, 1, 1, dtype=torch.float64) * (schedule.alpha(t) + schedule.sigma(t)).view(-1, 1, 1, 1)
-    guided = ClassifierGuided(mixture(schedule), schedule, Exact(schedule, t))
+    guided = Classified(mixture(schedule), schedule, Exact(schedule, t))
     answer = guided(x, t, Cond(labels=torch.full((3,), label)))
     assert isinstance(answer, Estimate)
     part = estimates(x, schedule.alpha(t), schedule.sigma(t))[:, label]
@@ -70,21 +71,63 @@ def test_scale_zero_is_the_denoiser_and_a_variance_passes() -> None:
     def learned(x: Tensor, t: Tensor, cond: Cond) -> Estimate:
         return Estimate(mixture(schedule)(x, t, cond), x / 3)
 
-    off, on = (ClassifierGuided(learned, schedule, Exact(schedule, t), scale)(x, t, cond) for scale in (0.0, 2.0))
+    off, on = (Classified(learned, schedule, Exact(schedule, t), scale)(x, t, cond) for scale in (0.0, 2.0))
     assert isinstance(off, Estimate) and off.push is None and torch.equal(off.x0, learned(x, t, cond).x0)
     assert isinstance(on, Estimate) and on.variance is not None and torch.equal(on.variance, x / 3)
 
 
-def test_labels_come_from_the_positive_side_of_a_guidance() -> None:
+def steered(schedule: Schedule) -> Steered:
+    return Steered(Guided(mixture(schedule), schedule, eps), schedule)
+
+
+def test_a_guided_estimate_is_pulled_as_a_plain_one() -> None:
+    """Towards the label that the classifier is asked for; the negative side has another."""
     schedule, t = SCHEDULES["vp"], torch.tensor([400.0], dtype=torch.float64)
     x, cond, other = torch.randn(1, 1, 1, 1, dtype=torch.float64), *(Cond(labels=torch.tensor([k])) for k in (1, 0))
     model = Exact(schedule, t)
-    plain = ClassifierGuided(mixture(schedule), schedule, model)(x, t, cond)
-    both = ClassifierGuided(Guided(mixture(schedule), schedule, eps), schedule, model)(x, t, guidance(cond, other, 1.0))
+    plain = Classified(mixture(schedule), schedule, model)(x, t, cond)
+    pull = Pull(model, torch.ones(1, dtype=torch.float64), torch.tensor([1]))
+    both = steered(schedule)(x, t, Ask(guidance(cond, other, 1.0), pulls=(pull,)))
     assert isinstance(plain, Estimate) and isinstance(both, Estimate) and torch.equal(plain.x0, both.x0)
+
+
+def ask(labels: Tensor, pulls: tuple[Pull, ...] = (), keep: Keep | None = None) -> Ask:
+    cond = Cond(labels=labels)
+    return Ask(guidance(cond, cond, 1.0), keep, pulls)
+
+
+def test_only_the_rows_with_a_scale_are_pulled() -> None:
+    """Requests with two classifiers, and one with none, in one batch: each row as alone, and the one with none to the bit."""
+    schedule, t = SCHEDULES["vp"], torch.tensor([400.0, 400.0, 400.0], dtype=torch.float64)
+    x = torch.randn(3, 1, 1, 1, dtype=torch.float64)
+    ones, nets, labels = torch.ones(1, dtype=torch.float64), [Exact(schedule, t[:1]) for _ in range(2)], torch.tensor([1])
+    asks = [ask(labels, (Pull(nets[0], ones, labels),)), ask(labels), ask(labels, (Pull(nets[1], 3 * ones, 1 - labels),))]
+    together = steered(schedule)(x, t, Ask.stack(asks))
+    assert isinstance(together, Estimate) and together.push is not None
+    for i, one in enumerate(asks):
+        alone = steered(schedule)(x[i : i + 1], t[:1], one)
+        x0, push = (alone.x0, alone.push) if isinstance(alone, Estimate) else (alone, None)
+        assert torch.equal(together.x0[i : i + 1], x0)
+        assert torch.equal(together.push[i : i + 1], torch.zeros(1, 1, 1, 1).double() if push is None else push)
+
+
+def test_what_is_kept_is_the_truth_and_touches_no_other_row() -> None:
+    schedule, t = SCHEDULES["vp"], torch.tensor([400.0, 400.0], dtype=torch.float64)
+    x, truth = torch.randn(2, 1, 4, 4, dtype=torch.float64), torch.randn(1, 1, 4, 4)
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., :2] = 1
+    labels = torch.zeros(1, dtype=torch.long)
+
+    def denoiser(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return x / 2
+
+    both = Ask.stack([ask(labels, keep=Keep(truth, mask)), ask(labels)])
+    answer = Steered(Guided(denoiser, schedule, eps), schedule)(x, t, both)
+    assert isinstance(answer, Tensor) and torch.equal(answer[1], x[1] / 2)
+    assert torch.equal(answer[0, :, :, :2], x[0, :, :, :2] / 2) and torch.equal(answer[0, :, :, 2:], truth[0, :, :, 2:].double())
 
 
 def test_labels_are_needed() -> None:
     schedule, t = SCHEDULES["vp"], torch.tensor([400.0], dtype=torch.float64)
     with pytest.raises(ArgumentError, match="classifier is conditioned on labels"):
-        ClassifierGuided(mixture(schedule), schedule, Exact(schedule, t))(torch.zeros(1, 1, 1, 1), t, Cond())
+        Classified(mixture(schedule), schedule, Exact(schedule, t))(torch.zeros(1, 1, 1, 1), t, Cond())

@@ -58,9 +58,9 @@ class Guidance:
     @staticmethod
     def stack(others: Sequence[Guidance]) -> Guidance:
         """Put rows of several requests one after another."""
-        numbers = (torch.cat([getattr(other, name) for other in others]) for name in ("scale", "rescale", "low", "high"))
+        scale, rescale, low, high = (torch.cat([getattr(other, name) for other in others]) for name in ("scale", "rescale", "low", "high"))
         positive, negative = Cond.stack([o.positive for o in others]), Cond.stack([o.negative for o in others])
-        return Guidance(positive, negative, *numbers, weak=_stack_weak(others))
+        return Guidance(positive, negative, scale, rescale, low, high, _stack_weak(others))
 
 
 def _stack_weak(others: Sequence[Guidance]) -> Weak | None:

@@ -246,7 +246,7 @@ def control_from_json(value: Mapping[str, Any]) -> Control:
         if name not in known:
             raise UnknownName("field of a control", name, known)
     if "net" not in value or "image" not in value:
-        raise ArgumentError(f"got control {dict(value)!r}: expected its net and its image")
+        raise ArgumentError(f"got control {dict(value)!r}: expected unnoise.Control(net, image), or an object with a net and an image")
     fields = {name: value[name] for name in known if name in value}
     return Control(**fields)
 

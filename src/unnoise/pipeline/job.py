@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from unnoise.diffusion import grids
 from unnoise.diffusion.grids import GRIDS
@@ -16,6 +16,8 @@ from unnoise.families.spec import ModelSpec
 from unnoise.pipeline.conditionings import CONDITIONINGS, readers
 from unnoise.pipeline.prompts import loras
 from unnoise.pipeline.request import MAX_SEED, MAX_SIDE, Request
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ def resolve(request: Request, spec: ModelSpec) -> Job:
     for name, column in (("texts as negative_prompt", negatives), ("class_labels", labels)):
         if len(column) not in (1, len(prompts)):
             raise ArgumentError(f"got {len(column)} {name} for {len(prompts)} prompts: expected one, or one each")
-    columns = [column * (len(prompts) // len(column)) for column in (prompts, negatives, labels)]
-    texts, negative, classes_of = (tuple(v for v in column for _ in range(request.num_images_per_prompt)) for column in columns)
+    each, pictures = request.num_images_per_prompt, len(prompts) * request.num_images_per_prompt
+    texts, negative, classes_of = _rows(prompts, pictures, each), _rows(negatives, pictures, each), _rows(labels, pictures, each)
     scale = spec.defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     _check_read(request, spec, scale)
     _check_texts(request, spec, texts, negative)
@@ -75,6 +77,12 @@ def resolve(request: Request, spec: ModelSpec) -> Job:
         width=_side(spec, "width", request.width),
         strength=_strength(request),
     )
+
+
+def _rows(column: tuple[T, ...], pictures: int, each: int) -> tuple[T, ...]:
+    """One entry a picture: `each` of one prompt stand together, and a single entry is that of all."""
+    repeated = tuple(value for value in column for _ in range(each))
+    return repeated * (pictures // len(repeated))
 
 
 def _tuple(texts: str | tuple[str, ...]) -> tuple[str, ...]:

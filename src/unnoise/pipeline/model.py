@@ -57,7 +57,7 @@ class Model:
         files: Files | None = None,
     ):
         self.spec, self.file, self.safety, self.evidence = spec, file, safety, tuple(evidence)
-        self.networks = networks if isinstance(networks, Networks) else Networks(networks, spec.networks)
+        self.networks = networks if isinstance(networks, Networks) else Networks(networks, {**spec.networks})
         self.adapters = tuple(adapters)  # what was put on, for the record
         self.files = files
         self.tokenizers = {"text_encoder": tokenizers} if isinstance(tokenizers, Tokenizer) else dict(tokenizers)

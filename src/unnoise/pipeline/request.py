@@ -201,6 +201,8 @@ def refusal(error: ValidationError) -> ArgumentError:
     if isinstance(cause, ValueError):
         return ArgumentError(f"got {name} {value!r}: {cause}")
     field = Request.model_fields[name]
+    if field.annotation == str | None:
+        return UnknownName(name, value, (), f"expected the name of a {name}")
     if choices := [choice for choice in get_args(field.annotation) if isinstance(choice, str)]:
         return UnknownName(name, value, choices)
     return ArgumentError(f"got {name} {_typed(value)}: expected {_expected(name, field)}")
@@ -223,4 +225,4 @@ def _expected(name: str, field: FieldInfo) -> str:
         return f"a whole number from {low} to {high}"
     if field.annotation is bool:
         return "True or False"
-    return "a text" if field.annotation == str | None else "whole numbers"
+    return "whole numbers"
