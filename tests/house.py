@@ -28,7 +28,7 @@ HOLDERS = ("unnoise.pipeline.model", "unnoise.pipeline.request", "unnoise.pipeli
 
 # From the ground up. What stands on one line may not import its neighbours on that line.
 FLOORS = (
-    ("errors", "version"),
+    ("errors", "transfer", "version"),
     ("conditioning",),
     ("diffusion", "networks"),
     ("families",),

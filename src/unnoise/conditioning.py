@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unnoise.errors import ArgumentError
+from unnoise.transfer import moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class Hint:
     scales: Tensor  # (b, k) on the CPU: what each of the net's k residuals is multiplied by; 0 is exactly off
     window: Tensor  # (b, 2) on the CPU: the net acts where low < timestep <= high, the timestep being what the network is told
     net: Any = None  # the ControlNet: requests that share a batch join their hints by it
+    config: Any = None  # what the net was built from
 
     def __len__(self) -> int:
         return len(self.image)
@@ -42,7 +44,7 @@ class Hint:
         return self._each(lambda value: value.new_zeros(rows, *value.shape[1:]))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Hint:
-        return Hint(change(self.image), change(self.scales), change(self.window), self.net)
+        return replace(self, image=change(self.image), scales=change(self.scales), window=change(self.window))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ class Cond:
 
     def pick(self, index: Tensor) -> Cond:
         """Return the conditions of the images that `index` (a mask or positions; best on the CPU) names, in its order."""
-        return self._each(lambda value: value[index.to(value.device)])
+        return self._each(lambda value: value[moved(index, value.device)])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Cond:
         def changed(value: Any) -> Any:
@@ -143,7 +145,7 @@ def _join_hints(conds: Sequence[Cond]) -> tuple[Hint, ...] | None:
         like = next(uses[use] for uses in by_use if use in uses)
         parts = [uses[use] if use in uses else like.off(len(cond)) for cond, uses in zip(conds, by_use, strict=True)]
         columns = (torch.cat([getattr(part, name) for part in parts]) for name in ("image", "scales", "window"))
-        joined.append(Hint(*columns, net=like.net))
+        joined.append(Hint(*columns, net=like.net, config=like.config))
     return tuple(joined) or None
 
 

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from networks.test_taesd import photograph, psnr, taef2
 from unnoise.errors import ArgumentError, NonFiniteError
 from unnoise.families.table import FAMILIES
-from unnoise.images.previews import SD, SD3, SDXL, SPACES, Factors, factors, fit, preview, strongest
+from unnoise.images.previews import SD, SD3, SDXL, SPACES, Factors, decoded, factors, fit, preview, strongest
 from unnoise.networks.taesd import TinyAutoencoder, TinyAutoencoderConfig
+from unnoise.runtime.placement import CPU
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -72,7 +73,7 @@ def test_fitted_factors_show_photographs(shared: Path) -> None:
 def test_a_tiny_autoencoder_shows_whole_pictures() -> None:
     tiny = TinyAutoencoder(TinyAutoencoderConfig(width=8)).eval()
     latents = torch.randn(2, 4, 4, 6)
-    first, _ = preview(latents, tiny)
+    first, _ = decoded(latents, tiny, CPU)
     expected = (tiny.decode(latents).clamp(-1, 1) + 1) * 127.5
     assert first.size == (48, 32)
     assert np.abs(np.asarray(first).transpose(2, 0, 1) - expected[0].numpy()).max() <= 0.51
@@ -87,5 +88,7 @@ def test_refusals() -> None:
         preview(torch.zeros(1, 16, 2, 2), "sd1")
     with pytest.raises(NonFiniteError, match="preview"):
         preview(torch.full((1, 4, 2, 2), torch.nan), "sd1")
+    with pytest.raises(NonFiniteError, match="preview"):
+        decoded(torch.full((1, 4, 2, 2), torch.nan), TinyAutoencoder(TinyAutoencoderConfig(width=8)), CPU)
     with pytest.raises(ArgumentError, match="got 2 latents and 1 pictures"):
         fit(torch.zeros(2, 4, 2, 2), torch.zeros(1, 3, 16, 16))

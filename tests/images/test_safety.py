@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from unnoise.errors import ArgumentError, NonFiniteError, UnknownName
 from unnoise.images.safety import ACTIONS, SafetyChecker, Verdict, act, clip_pixels
-from unnoise.networks.vision import CLIPVisionConfig, SafetyNetwork
+from unnoise.networks.vision import CLIPVisionConfig, Concepts, SafetyConfig, SafetyNetwork
 
 TINY = CLIPVisionConfig(image=28, patch=14, width=32, layers=1, heads=2, mlp=32, projection=4)
 
@@ -20,17 +20,16 @@ class Seen(SafetyNetwork):
     def __init__(self, *rows: list[float]):
         super().__init__(TINY, concepts=2, special=3)
         self.rows, self.sizes = torch.tensor(rows), []
-        nn.init.constant_(self.special_care_embeds_weights, 0.2)
-        nn.init.constant_(self.concept_embeds_weights, 0.3)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> Concepts:
         rows, self.rows = self.rows[: len(pixels)], self.rows[len(pixels) :]
         self.sizes.append(len(pixels))
-        return rows[:, :3], rows[:, 3:]
+        thresholds = torch.tensor([0.2] * 3 + [0.3] * 2).expand_as(rows)
+        return Concepts(*torch.stack([rows, thresholds], dim=-1).split([3, 2], dim=1))
 
 
 def judge(*rows: list[float]) -> list[Verdict]:
-    return SafetyChecker(Seen(*rows))([Image.new("RGB", (40, 30))] * len(rows))
+    return SafetyChecker(Seen(*rows), SafetyConfig(TINY))([Image.new("RGB", (40, 30))] * len(rows))
 
 
 def test_scores_are_cosines_less_thresholds() -> None:
@@ -51,10 +50,10 @@ def test_scores_are_rounded_before_they_count() -> None:
 
 def test_many_pictures_go_in_batches() -> None:
     network = Seen(*([0, 0, 0, 0, i / 40] for i in range(40)))
-    verdicts = SafetyChecker(network)([Image.new("RGB", (30, 30))] * 40)
+    verdicts = SafetyChecker(network, SafetyConfig(TINY))([Image.new("RGB", (30, 30))] * 40)
     assert [verdict.flagged for verdict in verdicts] == [i / 40 > 0.3 for i in range(40)]
     assert max(network.sizes) <= 16
-    assert SafetyChecker(network)([]) == []
+    assert SafetyChecker(network, SafetyConfig(TINY))([]) == []
 
 
 def test_nan_does_not_pass() -> None:

@@ -145,6 +145,8 @@ def test_layers_that_are_not_there_cannot_be_skipped() -> None:
     ids = torch.tensor([[18, 3, 19]])
     states = encoder(ids, skip=2, norm=False)
     assert states.context.equal(states.hidden[0]) and encoder(ids).context is not None
+    with pytest.raises(ArgumentError, match="got 9 tokens in a row, expected at most 8"):
+        encoder(ids.repeat(1, 3))
     for skip in (-1, 3):
         with pytest.raises(ArgumentError, match="0 to 2"):
             encoder(ids, skip=skip)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from unnoise.images.safety import SafetyChecker, clip_pixels
-from unnoise.networks.vision import CLIPVisionConfig, CLIPVisionEncoder, SafetyNetwork
+from unnoise.networks.vision import CLIPVisionConfig, CLIPVisionEncoder, SafetyConfig, SafetyNetwork
 
 TINY = CLIPVisionConfig(image=56, patch=14, width=32, layers=3, heads=4, mlp=48, projection=24)
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 56, "patch_size": 14}
@@ -76,12 +76,12 @@ def test_the_safety_checker(transformers: Any) -> None:
     mine.load_state_dict(weights)
     pictures = photographs(24)
     pixels = clip_pixels(pictures, 56)
-    special, concepts = mine(pixels)
+    special, concepts = (near[..., 0] for near in mine(pixels))
     for network in (mine, peer):  # half of the pictures at each special concept's edge, and a concept or two a picture
         network.special_care_embeds_weights.copy_(special.median(dim=0).values)
         network.concept_embeds_weights.copy_(concepts.quantile(0.94, dim=0))
     _, flagged = peer(pixels, [np.ones((2, 2, 3)) for _ in pictures])
-    verdicts = SafetyChecker(mine)(pictures)
+    verdicts = SafetyChecker(mine, SafetyConfig(TINY))(pictures)
     assert [verdict.flagged for verdict in verdicts] == flagged and len(set(flagged)) == 2
     plain = [round((c - t).item(), 3) for row in concepts for c, t in zip(row, mine.concept_embeds_weights, strict=True)]
     raised = [score for verdict in verdicts for score in verdict.scores.values()]

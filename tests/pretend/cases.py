@@ -16,11 +16,12 @@ from torch import nn
 from pretend import models
 from unnoise.diffusion.solvers import SOLVERS
 from unnoise.pipeline.inputs import Control
+from unnoise.runtime.placement import CPU, Placement
 
 PROMPT = "a red apple on (a table:1.3)"
 LONG = ", ".join(f"{number} red apples on a table" for number in range(40))
 STEPS = 4
-Place = Callable[[nn.Module], Any]  # a copy of a network where the run is: on the CPU itself, or on the device
+Place = Callable[[nn.Module], Any]  # a network as the run has it: itself, a copy on the device, wrapped
 
 
 def here(network: nn.Module) -> Any:
@@ -37,11 +38,11 @@ class Case:
 
     model: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    beside: Callable[[Place], Mapping[str, Any]] = lambda place: {}
+    beside: Callable[[Place, Placement], Mapping[str, Any]] = lambda place, placement: {}
     exact: bool = True
 
-    def request(self, place: Place) -> dict[str, Any]:
-        return {**usual(self.model), **self.arguments, **self.beside(place)}
+    def request(self, place: Place, placement: Placement = CPU) -> dict[str, Any]:
+        return {**usual(self.model), **self.arguments, **self.beside(place, placement)}
 
 
 def usual(name: str) -> dict[str, Any]:
@@ -69,21 +70,22 @@ def half(side: int = 64) -> Image.Image:
     return Image.fromarray(np.repeat((np.arange(side) >= side // 2)[None], side, axis=0).astype(np.uint8) * 255)
 
 
-def _control(name: str, place: Place, **settings: Any) -> Control:
+def _control(name: str, place: Place, placement: Placement, **settings: Any) -> Control:
     net = models.control(name)
-    return Control(replace(net, network=place(net.network)), picture(), **settings)
+    return Control(replace(net, network=place(net.network), placement=placement), picture(), **settings)
 
 
 def _controlled(name: str, **settings: Any) -> Case:
-    return Case(models.CONTROLS[name][0], beside=lambda place: {"control": _control(name, place, **settings)})
+    return Case(models.CONTROLS[name][0], beside=lambda *run: {"control": _control(name, *run, **settings)})
 
 
-def _two_nets(place: Place) -> dict[str, Any]:
-    return {"control": [_control("sd1", place, scale=0.7, end=0.6), _control("sd1 pooled", place, scale=0.4, start=0.3)]}
+def _two_nets(place: Place, placement: Placement) -> dict[str, Any]:
+    run = (place, placement)
+    return {"control": [_control("sd1", *run, scale=0.7, end=0.6), _control("sd1 pooled", *run, scale=0.4, start=0.3)]}
 
 
-def _refined(place: Place) -> dict[str, Any]:
-    return {"refiner": (models.model if place is here else models.moved)("sdxl-refiner"), "denoising_end": 0.5}
+def _refined(place: Place, placement: Placement) -> dict[str, Any]:
+    return {"refiner": models.changed(models.model("sdxl-refiner"), lambda _, network: place(network), placement), "denoising_end": 0.5}
 
 
 def _lora(name: str, folder: Path) -> Case:
@@ -92,8 +94,9 @@ def _lora(name: str, folder: Path) -> Case:
     return Case(name, {"lora": [(path, 0.8)]})
 
 
-def _classified(place: Place) -> dict[str, Any]:
-    return {"classifier": place(models.classifier()), "classifier_scale": 2.0}
+def _classified(place: Place, placement: Placement) -> dict[str, Any]:
+    net = models.classifier()
+    return {"classifier": replace(net, network=place(net.network), placement=placement), "classifier_scale": 2.0}
 
 
 FROM_PICTURE = {"image": picture(), "strength": 0.7, "num_inference_steps": STEPS + 2}

@@ -11,13 +11,13 @@ On a machine without a GPU it refuses what a GPU refuses, and writes down whatev
 It knows placement, nothing of speed or of kernels: each operation is done by the CPU's own kernel, so a result is the CPU's to the bit.
 (The gradient of SiLU is not: for a device that it does not know torch has another formula.)
 
-torch's Python back end is registered once a process and cannot be taken back. It keeps its name in torch, and it says that it is not
-available unless a PretendDevice is open, so tests that run in the same process afterwards see the torch that they know.
+torch's Python back end is registered once a process, when this file is imported, and cannot be taken back. It keeps its name in torch, and
+it says that it is not available unless a PretendDevice is open, so other tests of the process see the torch that they know. Later would be
+too late: torch counts the devices that a backward pass may meet at the first one, and pytest imports all tests before it runs any.
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -116,7 +116,6 @@ class PretendDevice(TorchDispatchMode):
 
     def __init__(self, *, float64: bool = True):
         super().__init__()
-        _register()
         self.float64 = float64
         self.reads: list[Wait] = []
         self.uploads: list[Wait] = []
@@ -293,11 +292,11 @@ class _Module:
     manual_seed_all: Callable[[int], None] = staticmethod(lambda seed: None)
     current_device: Callable[[], int] = staticmethod(lambda: 0)
     device_count: Callable[[], int] = staticmethod(lambda: 1)
+    get_amp_supported_dtype: Callable[[], list[torch.dtype]] = staticmethod(lambda: [torch.bfloat16, torch.float16])
 
 
-@functools.cache
 def _register() -> None:
-    """Once a process. The name stays torch's own, so that no name of a device is added that another test takes for a wrong one."""
+    """The name stays torch's own, so that no name of a device is added that another test takes for a wrong one."""
 
     class Hook(torch._C._acc.PrivateUse1Hooks):  # pyright: ignore[reportAttributeAccessIssue]
         def is_available(self) -> bool:
@@ -317,3 +316,6 @@ def _register() -> None:
     torch._register_device_module(WHERE.type, _Module())
     torch._C._acc.register_python_privateuseone_hook(Hook())  # pyright: ignore[reportAttributeAccessIssue]
     torch._C._acc.register_python_privateuseone_device_guard(Guard())  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_register()

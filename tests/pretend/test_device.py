@@ -199,6 +199,14 @@ def test_attention_is_the_cpus_kernel(device: PretendDevice, causal: bool, maske
         assert torch.equal(out.cpu(), expected)
 
 
+def test_a_backward_pass_follows_one_of_the_cpu(device: PretendDevice):
+    for where in ("cpu", WHERE, "cpu"):
+        w = torch.ones(3, device=where, requires_grad=True)
+        (2 * w).sum().backward()
+        assert w.grad is not None and w.grad.device.type == torch.device(where).type
+    assert device.reads == []
+
+
 def test_outside_an_open_device_its_tensors_still_refuse_to_mix():
     with PretendDevice():
         x = torch.ones(3, device=WHERE)

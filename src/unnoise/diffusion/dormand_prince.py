@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unnoise.diffusion.steps import combine
+from unnoise.transfer import moved
 
 # Nodes and weights of the stages, and the difference between the solutions of order 5 and 4
 STAGES = (
@@ -55,7 +56,7 @@ def integrate(y: Tensor, ends: tuple[float, float], measure: Measure | None = No
 
 def wide(rows: list[float], like: Tensor) -> Tensor:
     """One number a row, to multiply (b, ...) with."""
-    return torch.tensor(rows, dtype=torch.float64).to(like).view(-1, *[1] * (like.ndim - 1))
+    return moved(torch.tensor(rows, dtype=torch.float64), like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 
 def root_mean_squares(scaled: Tensor) -> list[float]:

@@ -25,6 +25,7 @@ from unnoise.diffusion.predictions import Prediction
 from unnoise.diffusion.sampling import Estimate
 from unnoise.diffusion.schedules import Schedule
 from unnoise.errors import ArgumentError
+from unnoise.transfer import moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,7 @@ class Guided:
 
     def rows(self, x: Tensor, t: Tensor, question: Question) -> tuple[Tensor, Tensor, Cond]:
         """Return x, t and conditions of the asked rows."""
-        return x[question.index.to(x.device)], t[question.index.to(t.device)], question.cond
+        return x[moved(question.index, x.device)], t[moved(question.index, t.device)], question.cond
 
     def question(self, t: Tensor, cond: Guidance) -> Question:
         """Decide which rows of which side are asked at the times t (b,)."""
@@ -145,11 +146,11 @@ class Guided:
         positive, negative, weak = _split(x0, question.sides)
         guided = self._join(x, t, positive, negative, question.scale, cond)
         if bool(question.push.any()):
-            push = question.push.to(x).view(-1, *[1] * (x.ndim - 1))
+            push = moved(question.push, x.device, x.dtype).view(-1, *[1] * (x.ndim - 1))
             guided = torch.where(push != 0, guided + push * (positive - weak), guided)
         if variance is None:
             return guided
-        alone = (question.scale == 0).to(x.device).view(-1, *[1] * (x.ndim - 1))
+        alone = moved(question.scale == 0, x.device).view(-1, *[1] * (x.ndim - 1))
         of_positive, of_negative, _ = _split(variance, question.sides)
         return Estimate(guided, torch.where(alone, of_negative, of_positive))
 
@@ -162,23 +163,24 @@ class Guided:
     def _join(self, x: Tensor, t: Tensor, positive: Tensor, negative: Tensor, scale: Tensor, cond: Guidance) -> Tensor:
         """Rows guided, rows of the condition alone (scale 1) and unconditional rows (scale 0), each exactly."""
         per_row = (-1, *[1] * (x.ndim - 1))
-        s = scale.to(x).view(per_row)
+        s = moved(scale, x.device, x.dtype).view(per_row)
         guided = torch.where(s == 1, positive, torch.where(s == 0, negative, negative + s * (positive - negative)))
         if self.channels is not None:
             guided = torch.cat([guided[:, : self.channels], torch.where(s == 0, negative, positive)[:, self.channels :]], dim=1)
         if bool((cond.rescale > 0).any()):
             active = (cond.rescale > 0) & (scale != 0) & (scale != 1)
-            guided = torch.where(active.to(x.device).view(per_row), self._rescale(x, t, positive, guided, cond.rescale), guided)
+            guided = torch.where(moved(active, x.device).view(per_row), self._rescale(x, t, positive, guided, cond.rescale), guided)
         return guided
 
     def _rescale(self, x: Tensor, t: Tensor, positive: Tensor, guided: Tensor, amount: Tensor) -> Tensor:
         """Bring the output's standard deviation over an image towards the conditional one's (Lin et al. 2023, eq. 15-16)."""
         per_row = (-1, *[1] * (x.ndim - 1))
-        alpha, sigma = (value.to(x).view(per_row) for value in (self.schedule.alpha(t), self.schedule.sigma(t)))
+        alpha, sigma = (moved(value, x.device, x.dtype).view(per_row) for value in (self.schedule.alpha(t), self.schedule.sigma(t)))
         outputs = [self.prediction.output(x0, x, alpha, sigma) for x0 in (positive, guided)]
         axes = tuple(range(1, x.ndim))
         ratio = outputs[0].std(axes, keepdim=True) / outputs[1].std(axes, keepdim=True)
-        factor = amount.to(x).view(per_row) * ratio + (1 - amount.to(x).view(per_row))
+        share = moved(amount, x.device, x.dtype).view(per_row)
+        factor = share * ratio + (1 - share)
         return self.prediction.x0(factor * outputs[1], x, alpha, sigma)
 
 
@@ -188,5 +190,5 @@ def _split(rows: Tensor, sides: Sequence[Tensor]) -> list[Tensor]:
     for mask, part in zip(sides, rows.split([int(mask.sum()) for mask in sides]), strict=True):
         whole = len(part) == len(mask)
         out = part if whole else part.new_zeros(len(mask), *part.shape[1:])
-        outs.append(out if whole else out.index_copy(0, mask.nonzero()[:, 0].to(part.device), part))
+        outs.append(out if whole else out.index_copy(0, moved(mask.nonzero()[:, 0], part.device), part))
     return outs

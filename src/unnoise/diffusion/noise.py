@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unnoise.errors import ArgumentError
+from unnoise.transfer import moved
 
 MAX_SEED = 2**63 - 1
 
@@ -38,7 +39,7 @@ class Streams:
         if len(like) != len(self.seeds):  # one stream must never be spread over several images
             raise ArgumentError(f"got {len(self.seeds)} seeds for {len(like)} images: expected one each")
         rows = [torch.randn(like.shape[1:], generator=generator) for generator in self._generators]
-        return torch.stack(rows).to(like)
+        return moved(torch.stack(rows), like.device, like.dtype)
 
     def states(self) -> list[Tensor]:
         """Return where each stream stands, as bytes (n,)."""
@@ -61,4 +62,4 @@ class Recorded:
         if noise is None or noise.shape != like.shape:
             left = "none left" if noise is None else f"one of shape {tuple(noise.shape)}"
             raise ArgumentError(f"recorded noise: {left}, expected shape {tuple(like.shape)}: record one for every draw of the solver")
-        return noise.to(like)
+        return moved(noise, like.device, like.dtype)

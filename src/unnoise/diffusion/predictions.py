@@ -100,7 +100,8 @@ def lcm(schedule: Schedule, scale: float = 10.0) -> Prediction:
     """
 
     def coefficients(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        ratio = alpha.cpu().double() / sigma.cpu().double()  # Apple's GPUs have no float64
+        alpha_, sigma_ = (value.cpu() if value.device.type == "mps" else value for value in (alpha, sigma))  # no float64 there
+        ratio = alpha_.double() / sigma_.double()
         s = scale * schedule.timestep(schedule.time(2 * ratio.log())).to(alpha)
         skip, out = 0.25 / (s**2 + 0.25), s / (s**2 + 0.25).sqrt()
         eps_skip, eps_out = eps.coefficients(alpha, sigma)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from unnoise.errors import ArgumentError, UnknownName
+from unnoise.transfer import moved
 
 Time = float | Tensor
 
@@ -91,7 +92,7 @@ class Discrete:
 
     def _nodes(self, device: torch.device) -> tuple[Tensor, Tensor]:
         bar, logsnr = self._table
-        return bar.to(device), logsnr.to(device)
+        return moved(bar, device), moved(logsnr, device)
 
     def _interpolate(self, t: Time) -> Tensor:
         """alpha_bar at t."""

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from unnoise.errors import ArgumentError, NonFiniteError
-from unnoise.networks.taesd import TinyAutoencoder
+from unnoise.runtime.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,26 @@ def factors(family: str) -> Factors | None:
     return next((SPACES[name] for name in SPACES if family.startswith(name)), None)
 
 
-def preview(latents: Tensor, by: str | Factors | TinyAutoencoder) -> list[Image.Image]:
-    """Latents (b, c, h, w) as the diffusion model sees them -> b pictures.
+def preview(latents: Tensor, by: str | Factors) -> list[Image.Image]:
+    """Make b pictures of h times w pixels of latents (b, c, h, w) as the diffusion model sees them.
 
-    by: a family's name, or factors, for pictures of h times w pixels; a tiny autoencoder for whole ones. A family without factors gives
-    the latents' strongest direction in grey: shapes, no colours. Raises NonFiniteError for latents that hold NaN, which would look black.
+    by: a family's name, or factors. A family without factors gives the latents' strongest direction in grey: shapes, no colours. Raises
+    NonFiniteError for latents that hold NaN, which would look black.
     """
+    known = factors(by) if isinstance(by, str) else by
+    return _pictures(known(_finite(latents)) if known else strongest(_finite(latents)))
+
+
+def decoded(latents: Tensor, network: nn.Module, placement: Placement) -> list[Image.Image]:
+    """Make whole pictures of latents (b, c, h, w) by a tiny autoencoder. Raises NonFiniteError for latents that hold NaN."""
+    with torch.inference_mode():
+        return _pictures(network(_finite(latents).to(placement.device, placement.dtype), "decode"))
+
+
+def _finite(latents: Tensor) -> Tensor:
     if not latents.isfinite().all():
         raise NonFiniteError("the latents of the preview hold NaN or infinity")
-    if isinstance(by, TinyAutoencoder):
-        with torch.inference_mode():
-            return _pictures(by.decode(latents.to(next(by.parameters()))))
-    known = factors(by) if isinstance(by, str) else by
-    return _pictures(known(latents) if known else strongest(latents))
+    return latents
 
 
 def strongest(latents: Tensor) -> Tensor:

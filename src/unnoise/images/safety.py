@@ -18,7 +18,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
 from unnoise.errors import ArgumentError, NonFiniteError, UnknownName
-from unnoise.networks.vision import SafetyNetwork
+from unnoise.networks.vision import SafetyConfig
+from unnoise.runtime.placement import CPU, Placement
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])  # of CLIP's training pictures, red, green, blue in 0..1
 STD = np.array([0.26862954, 0.26130258, 0.27577711])
@@ -49,31 +50,30 @@ class Verdict:
 
 
 class SafetyChecker:
-    """checker(pictures) -> one Verdict a picture. `network`: a SafetyNetwork with CompVis's weights, on any device, in any precision."""
+    """checker(pictures) -> one Verdict a picture. `network`: a SafetyNetwork of `config` with CompVis's weights, at `placement`."""
 
-    def __init__(self, network: SafetyNetwork):
-        self.network: nn.Module = network.eval()
-        self._size, example = network.config.image, network.visual_projection.weight
-        self._device, self._dtype = example.device, example.dtype
-        self._special, self._plain = network.special_care_embeds_weights.tolist(), network.concept_embeds_weights.tolist()
+    def __init__(self, network: nn.Module, config: SafetyConfig | None = None, placement: Placement = CPU):
+        self.network, self.config, self.placement = network.eval(), config or SafetyConfig(), placement
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> list[Verdict]:
         verdicts = []
         for start in range(0, len(pictures), BATCH):
-            pixels = clip_pixels(pictures[start : start + BATCH], self._size).to(self._device, self._dtype)
-            cosines = torch.cat(self.network(pixels), dim=1).cpu()
-            verdicts += [self._verdict(*row.split([len(self._special), len(self._plain)])) for row in cosines]
+            pixels = clip_pixels(pictures[start : start + BATCH], self.config.vision.image)
+            concepts = self.network(pixels.to(self.placement.device, self.placement.dtype))
+            of_pictures = torch.cat(concepts, dim=1).cpu()  # all that is read back, at once
+            verdicts += [self._verdict(row, concepts.special.shape[1]) for row in of_pictures]
         return verdicts
 
-    def _verdict(self, special: Tensor, concepts: Tensor) -> Verdict:
-        if not (special.isfinite().all() and concepts.isfinite().all()):
+    def _verdict(self, concepts: Tensor, special: int) -> Verdict:
+        """concepts (n, 2): cosine and threshold, the special concepts first."""
+        if not concepts.isfinite().all():
             raise NonFiniteError("the safety checker gave NaN: run it in float32 or bfloat16")  # NaN > 0 would pass every picture
         cares, adjustment = {}, 0.0
-        for index, (cosine, threshold) in enumerate(zip(special.tolist(), self._special, strict=True)):
+        for index, (cosine, threshold) in enumerate(concepts[:special].tolist()):
             cares[index] = round(cosine - threshold + adjustment, 3)
             adjustment = STRICTER if cares[index] > 0 else adjustment
-        rows = enumerate(zip(concepts.tolist(), self._plain, strict=True))
+        rows = enumerate(concepts[special:].tolist())
         scores = {index: round(cosine - threshold + adjustment, 3) for index, (cosine, threshold) in rows}
         return Verdict(any(score > 0 for score in scores.values()), scores, cares)
 

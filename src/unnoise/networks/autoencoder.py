@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
         super().__init__()
         style, widths = config.style, config.widths
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
-        self.down_blocks: Any = nn.ModuleList(
+        self.down_blocks = nn.ModuleList(
             DownBlock(style, widths[max(i - 1, 0)], width, config.blocks, halve=i + 1 < len(widths)) for i, width in enumerate(widths)
         )
         self.mid_block = MidBlock(style, widths[-1])
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
     def outer(self, x: Tensor) -> Tensor:
         """A picture to features on the grid of latents."""
         x = self.conv_in(x)
-        for down in self.down_blocks[:-1]:
+        for down in self._downs()[:-1]:
             for resnet in down.resnets:
                 x = resnet(x)
             x = down.downsample(x)
@@ -119,14 +119,17 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def outer_in_strips(self, picture: Tensor, step: int) -> Tensor:
         x = held(channels_last(picture), step).then(self.conv_in, reach=1).hold()
-        for down in self.down_blocks[:-1]:
+        for down in self._downs()[:-1]:
             for resnet in down.resnets:
-                x = residual(resnet, x)
+                x = residual(cast(ResidualBlock, resnet), x)
             x = x.then(down.downsample, reach=1, cells=(2, 1)).hold()
         return x.all()
 
+    def _downs(self) -> list[DownBlock]:
+        return [cast(DownBlock, block) for block in self.down_blocks]
+
     def inner(self, x: Tensor) -> Tensor:
-        for resnet in self.down_blocks[-1].resnets:
+        for resnet in self._downs()[-1].resnets:
             x = resnet(x)
         return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
 
@@ -137,7 +140,7 @@ class Decoder(nn.Module):
         style, widths = config.style, config.widths[::-1]
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = MidBlock(style, widths[0])
-        self.up_blocks: Any = nn.ModuleList(
+        self.up_blocks = nn.ModuleList(
             UpBlock(style, widths[max(i - 1, 0)], width, config.blocks + 1, double=i + 1 < len(widths)) for i, width in enumerate(widths)
         )
         self.conv_norm_out = style.norm(widths[-1])
@@ -150,13 +153,16 @@ class Decoder(nn.Module):
 
     def inner(self, z: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(z))
-        for resnet in self.up_blocks[0].resnets:
+        for resnet in self._ups()[0].resnets:
             x = resnet(x)
         return x
 
+    def _ups(self) -> list[UpBlock]:
+        return [cast(UpBlock, block) for block in self.up_blocks]
+
     def outer(self, x: Tensor) -> Tensor:
         """Features on the grid of latents to a picture."""
-        for below, up in itertools.pairwise(self.up_blocks):
+        for below, up in itertools.pairwise(self._ups()):
             x = below.upsample(x)
             for resnet in up.resnets:
                 x = resnet(x)
@@ -165,12 +171,12 @@ class Decoder(nn.Module):
     @torch.no_grad()
     def outer_in_strips(self, features: Tensor, step: int) -> Tensor:
         x = held(features, step)
-        for below, up in itertools.pairwise(self.up_blocks):
-            x = x.then(transposed(below.upsample), reach=1, cells=(1, 2))
+        for below, up in itertools.pairwise(self._ups()):
+            x = x.then(transposed(cast(Upsample, below.upsample)), reach=1, cells=(1, 2))
             if up is not self.up_blocks[-1]:  # there they would be twice as large as anything else: computed again when asked
                 x = x.hold()
             for resnet in up.resnets:
-                x = residual(resnet, x)
+                x = residual(cast(ResidualBlock, resnet), x)
         return activated(self.conv_norm_out, x).then(self.conv_out, reach=1).hold().all()
 
 

@@ -67,10 +67,11 @@ class ResidualBlock(nn.Module):
     def _embed(self, h: Tensor, emb: Tensor | None) -> Tensor:
         if self.time_emb_proj is None:
             return self.norm2(h)
-        shifts = self.time_emb_proj(F.silu(emb))[:, :, None, None]  # pyright: ignore[reportArgumentType]
+        assert emb is not None  # a network with times embeds them
+        added = self.time_emb_proj(F.silu(emb))[:, :, None, None]
         if not self.style.scale_shift:
-            return self.norm2(h + shifts)
-        scale, shift = shifts.chunk(2, dim=1)
+            return self.norm2(h + added)
+        scale, shift = added.chunk(2, dim=1)
         return self.norm2(h) * (1 + scale) + shift
 
     def _resize(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:

@@ -108,7 +108,7 @@ class Classifier(Encoder):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         if x.shape[2:] != (self.side, self.side):
             raise ArgumentError(f"got x of {x.shape[2]}x{x.shape[3]}, expected {self.side}x{self.side}: this classifier knows one size")
-        _, h = self.descend(self.enter(x), self.embed(t, Cond()), None)
+        _, h = self.descend(self.enter(x), self.embed(x, t, Cond()), None)
         return self.pool(F.silu(self.conv_norm_out(h)))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from unnoise.conditioning import Cond
 from unnoise.errors import ArgumentError
-from unnoise.networks.unet import Encoder, UNet, UNetConfig, kept_widths, start_as_identity
+from unnoise.networks.unet import Encoder, UNetConfig, kept_widths, start_as_identity
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,21 @@ class ControlNetConfig:
         """(c, H, W) of the hint for x (b, c, h, w)."""
         times = 2 ** (len(self.hint_widths) - 1)
         return (self.hint_channels, *(times * side // self.unet.patch for side in x.shape[2:]))
+
+    def places(self, network: object) -> list[int | None]:
+        """Return which residual each place of the controlled network takes, by the network's config.
+
+        Raises ArgumentError for a network that this net does not fit.
+        """
+        if not isinstance(network, UNetConfig):
+            raise ArgumentError(
+                f"got a ControlNet of U-Nets for a network of {type(network).__name__}: use one that was made for this family"
+            )
+        for name in ("widths", "blocks", "context_width", "pooled_width", "patch"):
+            one, other = getattr(self.unet, name), getattr(network, name)
+            if one != other:
+                raise ArgumentError(f"got a ControlNet of {name} {one} for a U-Net of {other}: use one that was made for this family")
+        return list(range(self.residuals))
 
 
 class HintBlock(nn.Module):
@@ -88,18 +103,7 @@ class ControlNet(Encoder):
             raise ArgumentError(f"got a hint of {tuple(hint.shape[1:])}, expected {expected} for x of {x.shape[2]}x{x.shape[3]}")
         hint = hint.flip(1) if self.control.channel_order == "bgr" else hint
         h = self.enter(x) + self.controlnet_cond_embedding(hint.to(x))
-        kept, middle = self.descend(h, self.embed(t, cond), self.text(cond))
+        kept, middle = self.descend(h, self.embed(x, t, cond), self.text(cond))
         residuals = [zero(picture) for zero, picture in zip(self.controlnet_down_blocks, kept, strict=True)]
         residuals.append(self.controlnet_mid_block(middle))
         return [r.mean((2, 3), keepdim=True) for r in residuals] if self.control.global_pool else residuals
-
-    def places(self, network: nn.Module) -> list[int | None]:
-        """Which residual each place of the controlled network takes. Raises ArgumentError for a network that this net does not fit."""
-        mine = self.config
-        if not isinstance(network, UNet):
-            raise ArgumentError(f"got a ControlNet of U-Nets for a {type(network).__name__}: use one that was made for this family")
-        for name in ("widths", "blocks", "context_width", "pooled_width", "patch"):
-            one, other = getattr(mine, name), getattr(network.config, name)
-            if one != other:
-                raise ArgumentError(f"got a ControlNet of {name} {one} for a U-Net of {other}: use one that was made for this family")
-        return list(range(self.control.residuals))

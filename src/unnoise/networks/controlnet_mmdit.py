@@ -54,6 +54,25 @@ class MMDiTControlNetConfig:
         """How many the net gives."""
         return self.mmdit.depth
 
+    def places(self, network: object) -> list[int | None]:
+        """Return which residual each block of the controlled network takes, by the network's config.
+
+        Raises ArgumentError for a network that this net does not fit.
+        """
+        if not isinstance(network, MMDiTConfig):
+            raise ArgumentError(
+                f"got a ControlNet of MMDiTs for a network of {type(network).__name__}: use one that was made for this family"
+            )
+        for name in ("patch", "width", *SHARED[self.form]):
+            one, other = getattr(self.mmdit, name), getattr(network, name)
+            if one != other:
+                raise ArgumentError(f"got a ControlNet of {name} {one} for an MMDiT of {other}: use one that was made for this family")
+        n, depth = self.residuals, network.depth
+        if n > depth:
+            raise ArgumentError(f"got a ControlNet of {n} residuals for an MMDiT of {depth} blocks: expected at most one a block")
+        last = None if self.form == "joint" else n - 1
+        return [*(int(i / (depth / n)) for i in range(depth - 1)), last]
+
 
 class MMDiTControlNet(nn.Module):
     """x (b, c, h, w), timestep (b,) of 0 to 1000, Cond, hint (b, hint_channels, h, w), the MMDiT that is controlled -> residuals, each
@@ -124,17 +143,3 @@ class MMDiTControlNet(nn.Module):
         for block in self.transformer_blocks:
             given.append(block(given[-1] if given and self.config.form == "8b" else image, c))
         return given
-
-    def places(self, network: nn.Module) -> list[int | None]:
-        """Which residual each block of the controlled network takes. Raises ArgumentError for a network that this net does not fit."""
-        if not isinstance(network, MMDiT):
-            raise ArgumentError(f"got a ControlNet of MMDiTs for a {type(network).__name__}: use one that was made for this family")
-        mine, theirs, n = self.config.mmdit, network.config, self.config.residuals
-        for name in ("patch", "width", *SHARED[self.config.form]):
-            one, other = getattr(mine, name), getattr(theirs, name)
-            if one != other:
-                raise ArgumentError(f"got a ControlNet of {name} {one} for an MMDiT of {other}: use one that was made for this family")
-        if n > theirs.depth:
-            raise ArgumentError(f"got a ControlNet of {n} residuals for an MMDiT of {theirs.depth} blocks: expected at most one a block")
-        last = None if self.config.form == "joint" else n - 1
-        return [*(int(i / (theirs.depth / n)) for i in range(theirs.depth - 1)), last]

@@ -12,7 +12,7 @@ Module names are those of the authors' checkpoints.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +127,7 @@ class DiT(nn.Module):
         self.y_embedder = LabelEmbed(config.num_classes, width) if config.num_classes else None
         self.pooled_embedder = nn.Linear(config.pooled_width, width) if config.pooled_width else None
         self.context_embedder = nn.Linear(config.context_width, width) if config.context_width else None
-        self.blocks: Any = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.final_layer = FinalLayer(width, config.patch**2 * out)
         self.reset_parameters()
 
@@ -138,12 +138,12 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
-        nn.init.zeros_(self.x_embedder.proj.bias)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(cast(Tensor, self.x_embedder.proj.bias))
         embeddings = [self.t_embedder.mlp[0], self.t_embedder.mlp[2], *([self.y_embedder.embedding_table] if self.y_embedder else [])]
         for module in embeddings:
             nn.init.normal_(module.weight, std=0.02)
         for module in [
-            *(block.adaLN_modulation[-1] for block in self.blocks),
+            *(cast(Block, block).adaLN_modulation[-1] for block in self.blocks),
             self.final_layer.adaLN_modulation[-1],
             self.final_layer.linear,
         ]:

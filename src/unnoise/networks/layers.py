@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,5 @@ class TimestepMLP(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        first: Any = self.mlp[0]
         waves = timestep_embedding(t, self.frequencies)
-        return self.mlp(waves.to(first.weight.dtype))
+        return self.mlp(waves.to(cast(nn.Linear, self.mlp[0]).weight.dtype))

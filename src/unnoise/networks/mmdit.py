@@ -28,6 +28,7 @@ from unnoise.errors import ArgumentError
 from unnoise.networks.attention import attention
 from unnoise.networks.dit import MLP, FinalLayer, PatchEmbed, modulate
 from unnoise.networks.layers import TimestepMLP, position_table, unpatchify, whole_patches
+from unnoise.transfer import moved
 
 
 @dataclass(frozen=True)
@@ -220,5 +221,5 @@ def _skipped(cond: Cond, depth: int) -> list[bool | Tensor]:
         return [False] * depth
     if cond.skip.shape[1] != depth:
         raise ArgumentError(f"got skip for {cond.skip.shape[1]} blocks: this network has {depth}, expected one column for each")
-    rows = cond.skip.to(cond.need("tokens", "MMDiT").device)[..., None, None]
+    rows = moved(cond.skip, cond.need("tokens", "MMDiT").device)[..., None, None]
     return [bool(column.all()) or (bool(column.any()) and rows[:, i]) for i, column in enumerate(cond.skip.unbind(1))]

@@ -289,10 +289,10 @@ class NCSNpp(nn.Module):
         for layer in [*(getattr(m, last[type(m)]) for m in self.modules() if type(m) in last), self.conv_out]:
             nn.init.zeros_(layer.weight)
 
-    def embed(self, t: Tensor, cond: Cond) -> Tensor:
-        """The vector (b, 4 stem) that enters every residual block."""
+    def embed(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Return the vector (b, 4 stem) that enters every residual block, in the dtype of x."""
         waves = timestep_embedding(t, self.config.stem, shift=1.0, cos_first=False) if self.fourier is None else self.fourier(t)
-        emb = waves.to(self.conv_in.weight.dtype)
+        emb = waves.to(x.dtype)
         if self.class_embedding is not None:
             n = self.config.num_classes
             one_hot = F.one_hot(cond.need("labels", "NCSN++"), n + 1)[:, :n]  # label n is a row of zeros
@@ -304,7 +304,7 @@ class NCSNpp(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
         cond = Cond() if cond is None else cond
         self._halves(x)
-        emb = self.embed(t, cond)
+        emb = self.embed(x, t, cond)
         kept, pyramid = [self.conv_in(x)], x
         for down in self.down_blocks:
             level, pyramid = down(kept[-1], pyramid, emb)

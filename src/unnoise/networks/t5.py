@@ -75,11 +75,12 @@ class SelfAttention(nn.Module):
         if biased:
             self.relative_attention_bias = nn.Embedding(config.buckets, config.heads)
 
-    def bias(self, n: int) -> Tensor:
-        """(1, heads, n, n)"""
-        table = self.relative_attention_bias
-        pairs = buckets(n, self.config.buckets, self.config.max_distance, table.weight.device)
-        return table(pairs).permute(2, 0, 1)[None]
+    def bias(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return what the first block adds to the logits, (1 or b, heads, n, n), for the others too."""
+        pairs = buckets(x.shape[1], self.config.buckets, self.config.max_distance, x.device)
+        bias = self.relative_attention_bias(pairs).permute(2, 0, 1)[None]
+        bias = bias if mask is None else bias.masked_fill(~mask.bool()[:, None, None], torch.finfo(bias.dtype).min)
+        return bias.to(x.dtype)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         return self.o(attention(self.q(x), self.k(x), self.v(x), self.config.heads, mask=bias, scale=1.0))
@@ -91,8 +92,9 @@ class AttentionLayer(nn.Module):
         self.SelfAttention = SelfAttention(config, biased=biased)
         self.layer_norm = RMSNorm(config.width)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        return x + self.SelfAttention(self.layer_norm(x), bias)
+    def forward(self, x: Tensor, mask: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        bias = self.SelfAttention.bias(x, mask) if bias is None else bias
+        return x + self.SelfAttention(self.layer_norm(x), bias), bias
 
 
 class GatedMLP(nn.Module):
@@ -119,12 +121,16 @@ class MLPLayer(nn.Module):
 
 
 class Block(nn.Module):
+    """x, mask and the bias, None in the first block, which makes it -> x and the bias for the next one."""
+
     def __init__(self, config: T5Config, *, biased: bool):
         super().__init__()
         self.layer = nn.ModuleList([AttentionLayer(config, biased=biased), MLPLayer(config)])
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.layer[1](self.layer[0](x, bias))
+    def forward(self, x: Tensor, mask: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        attend, mlp = self.layer
+        attended: tuple[Tensor, Tensor] = attend(x, mask, bias)
+        return mlp(attended[0]), attended[1]
 
 
 class Stack(nn.Module):
@@ -148,12 +154,7 @@ class T5Encoder(nn.Module):
 
         Stable Diffusion 3 gives none, so that padding is attended to; PixArt and others give one.
         """
-        x = self.shared(ids)
-        bias = self._bias(ids.shape[1], mask).to(x.dtype)
+        x, bias = self.shared(ids), None
         for block in self.encoder.block:
-            x = block(x, bias)
+            x, bias = block(x, mask, bias)
         return self.encoder.final_layer_norm(x)
-
-    def _bias(self, n: int, mask: Tensor | None) -> Tensor:
-        bias = self.encoder.block[0].layer[0].SelfAttention.bias(n)  # (1, heads, n, n)
-        return bias if mask is None else bias.masked_fill(~mask.bool()[:, None, None], torch.finfo(bias.dtype).min)

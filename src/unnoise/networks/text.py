@@ -105,14 +105,14 @@ class Embeddings(nn.Module):
         nn.init.normal_(self.position_embedding.weight, std=0.01)
 
     def forward(self, ids: Tensor, words: Tensor | None = None) -> Tensor:
-        table = self.token_embedding.weight
-        if words is None:
-            x = self.token_embedding(ids)
-        else:  # as if the words stood below the table, without a copy of it
-            new, known = ids >= len(table), len(table) - 1
-            rows = words.to(table)[(ids - len(table)).clamp(min=0)]
-            x = torch.where(new[..., None], rows, self.token_embedding(ids.clamp(max=known)))
-        return x + self.position_embedding.weight[: ids.shape[1]]
+        size, places = self.token_embedding.num_embeddings, self.position_embedding.num_embeddings
+        if ids.shape[1] > places:
+            raise ArgumentError(f"got {ids.shape[1]} tokens in a row, expected at most {places}: cut the text into chunks")
+        x = self.token_embedding(ids if words is None else ids.clamp(max=size - 1))
+        if words is not None:  # as if the words stood below the table, without a copy of it
+            rows = words.to(x)[(ids - size).clamp(min=0)]
+            x = torch.where((ids >= size)[..., None], rows, x)
+        return x + self.position_embedding(torch.arange(ids.shape[1], device=ids.device))
 
 
 class TextModel(nn.Module):

@@ -55,8 +55,9 @@ class Rows:
             late.copy_(part[:, :, -1])  # the last row waits: the next strip still reads what is in its place
             out[:, :, first : last - 1] = part[:, :, :-1]
             del part  # before the next one is made
-        out[:, :, -1] = late  # pyright: ignore[reportOptionalSubscript, reportArgumentType]
-        return held(out, self.step)  # pyright: ignore[reportArgumentType]
+        assert out is not None and late is not None  # there is a strip at least
+        out[:, :, -1] = late
+        return held(out, self.step)
 
     def all(self) -> Tensor:
         return self.take(0, self.height)
@@ -98,7 +99,8 @@ def measured(groups: int, x: Rows) -> Moments:
             parts, shares = part.new_empty(len(strips), *part.shape), part.new_empty(len(strips))
         parts[i], shares[i] = part, (last - first) / x.height  # filled in where it is: a copy from the CPU would wait for a GPU
         del part
-    return merge(groups, parts, shares)  # pyright: ignore[reportArgumentType]
+    assert parts is not None and shares is not None  # there is a strip at least
+    return merge(groups, parts, shares)
 
 
 def measure(x: Tensor) -> Tensor:

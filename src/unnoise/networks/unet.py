@@ -125,8 +125,7 @@ class MidBlock(nn.Module):
         super().__init__()
         width = config.widths[-1]
         self.resnets = nn.ModuleList(ResidualBlock(config.style, width, width) for _ in range(2))
-        attention = config.attend(width, config.mid_depth)
-        self.attentions = nn.ModuleList([attention] if attention is not None else [])
+        self.attentions = _attentions(config, width, config.mid_depth, 1)
 
     def forward(self, x: Tensor, emb: Tensor, tokens: Tensor | None) -> Tensor:
         x = self.resnets[0](x, emb)
@@ -154,8 +153,13 @@ def _level(config: UNetConfig, inputs: list[int], level: int) -> tuple[nn.Module
     """Residual blocks, which take `inputs` channels, and the attention behind each (or behind none)."""
     width, depth = config.widths[level], config.depths[level]
     resnets = nn.ModuleList(ResidualBlock(config.style, c_in, width) for c_in in inputs)
-    attentions = (config.attend(width, depth) for _ in inputs)
-    return resnets, nn.ModuleList(one for one in attentions if one is not None)
+    return resnets, _attentions(config, width, depth, len(inputs))
+
+
+def _attentions(config: UNetConfig, width: int, depth: int, count: int) -> nn.ModuleList:
+    """None where the depth is 0."""
+    made = [config.attend(width, depth) for _ in range(count)]
+    return nn.ModuleList([module for module in made if module is not None])
 
 
 def _downsample(config: UNetConfig, width: int) -> nn.Module:
@@ -183,17 +187,18 @@ class Encoder(nn.Module):
         self.down_blocks = nn.ModuleList(DownBlock(config, widths[max(i - 1, 0)], i) for i in range(len(widths)))
         self.mid_block = MidBlock(config)
 
-    def embed(self, t: Tensor, cond: Cond) -> Tensor:
-        """The vector (b, emb_width) that enters every residual block."""
+    def embed(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Return the vector (b, emb_width) that enters every residual block, in the dtype of x."""
         config = self.config
         waves = timestep_embedding(t, config.wave_width, shift=config.time_shift, cos_first=config.time_cos_first)
-        waves = waves.to(self.conv_in.weight.dtype)
+        waves = waves.to(x.dtype)
         if self.guidance_proj is not None:
             waves = waves + self.guidance_proj(guidance_embedding(cond.need("guidance", "U-Net"), config.guidance_width).to(waves))
         emb = self.time_embedding(waves)
         if self.class_embedding is not None:
-            rows = F.pad(self.class_embedding.weight, (0, 0, 0, 1))  # no label is a row of zeros
-            emb = emb + F.embedding(cond.need("labels", "U-Net"), rows)
+            labels, last = cond.need("labels", "U-Net"), config.num_classes - 1
+            rows = self.class_embedding(labels.clamp(max=last))
+            emb = emb + torch.where((labels > last)[:, None], 0.0, rows)  # no label is a row of zeros
         if self.add_embedding is not None:
             emb = emb + self.add_embedding(cond.need("pooled", "U-Net"))
         return emb
@@ -233,7 +238,7 @@ class UNet(Encoder):
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None, *, residuals: Sequence[Tensor | None] = ()) -> Tensor:
         """residuals: what ControlNets add, one to each picture that the way down keeps, and the last to the middle's; see `Controlled`."""
         cond = Cond() if cond is None else cond
-        emb, tokens = self.embed(t, cond), self.text(cond)
+        emb, tokens = self.embed(x, t, cond), self.text(cond)
         if cond.concat is not None:
             x = torch.cat([x, cond.concat.to(x)], dim=1)
         kept, x = self.descend(self.enter(x), emb, tokens)

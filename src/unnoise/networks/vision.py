@@ -62,7 +62,8 @@ class Embeddings(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (b, patches, width)
         first = self.class_embedding.expand(len(pixels), 1, -1)
-        return torch.cat([first, patches], dim=1) + self.position_embedding.weight
+        places = torch.arange(self.position_embedding.num_embeddings, device=pixels.device)
+        return torch.cat([first, patches], dim=1) + self.position_embedding(places)
 
 
 class VisionModel(nn.Module):
@@ -107,11 +108,15 @@ class SafetyConfig:
         return SafetyNetwork(self.vision)
 
 
-class SafetyNetwork(nn.Module):
-    """pixels (b, 3, image, image) -> cosines with the special and the plain concepts, (b, 3) and (b, 17), in float32.
+class Concepts(NamedTuple):
+    """How near pictures are to each concept: its cosine and the concept's threshold, side by side, in float32."""
 
-    CompVis/stable-diffusion-safety-checker; its thresholds are `special_care_embeds_weights` and `concept_embeds_weights`.
-    """
+    special: Tensor  # (b, 3, 2)
+    plain: Tensor  # (b, 17, 2)
+
+
+class SafetyNetwork(nn.Module):
+    """pixels (b, 3, image, image) -> Concepts: CompVis/stable-diffusion-safety-checker."""
 
     def __init__(self, config: CLIPVisionConfig | None = None, *, concepts: int = 17, special: int = 3):
         super().__init__()
@@ -122,9 +127,14 @@ class SafetyNetwork(nn.Module):
         self.concept_embeds, self.concept_embeds_weights = _frozen(concepts, config.projection), _frozen(concepts)
         self.special_care_embeds, self.special_care_embeds_weights = _frozen(special, config.projection), _frozen(special)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> Concepts:
         seen = self.visual_projection(self.vision_model(pixels).pooled)
-        return cosines(seen, self.special_care_embeds), cosines(seen, self.concept_embeds)
+        special = _beside(cosines(seen, self.special_care_embeds), self.special_care_embeds_weights)
+        return Concepts(special, _beside(cosines(seen, self.concept_embeds), self.concept_embeds_weights))
+
+
+def _beside(near: Tensor, thresholds: Tensor) -> Tensor:
+    return torch.stack([near, thresholds.to(near).expand_as(near)], dim=-1)
 
 
 def _frozen(*shape: int) -> nn.Parameter:

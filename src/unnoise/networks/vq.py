@@ -58,7 +58,8 @@ class Codebook(nn.Module):
 
     def indices(self, z: Tensor) -> Tensor:
         """The number of the nearest code, (b, h, w)."""
-        cells, codes = z.movedim(1, -1).flatten(0, -2).float(), self.embedding.weight.float()
+        codes = self.embedding(torch.arange(self.embedding.num_embeddings, device=z.device)).float()
+        cells = z.movedim(1, -1).flatten(0, -2).float()
         length = codes.square().sum(1)  # |z - e|² = |e|² - 2 z e + |z|², and the last is the same for all codes
         nearest = [torch.addmm(length, part, codes.T, alpha=-2).argmin(1) for part in cells.split(CELLS)]
         return torch.cat(nearest).view(len(z), *z.shape[2:])

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from unnoise.checkpoints import recognise
@@ -17,7 +16,7 @@ from unnoise.networks.controlnet import ControlNetConfig
 from unnoise.networks.controlnet_mmdit import MMDiTControlNetConfig
 from unnoise.pipeline.locating import locate
 from unnoise.pipeline.model import Model
-from unnoise.runtime import first_stage
+from unnoise.runtime import control, first_stage
 from unnoise.runtime.placement import Networks, Placement
 
 
@@ -35,19 +34,16 @@ class ControlModel:
     @property
     def sizes(self) -> ControlNetConfig | MMDiTControlNetConfig:
         """What the net was built from."""
-        return self.config or getattr(self.network, "control", None) or self.network.config  # pyright: ignore[reportReturnType]
+        return self.config or control.own_config(self.network)
 
     @property
     def latents(self) -> bool:
         """Whether it is shown latents, not pixels."""
         return isinstance(self.sizes, MMDiTControlNetConfig)
 
-    def check(self, network: nn.Module, name: str) -> None:
-        """Raise ArgumentError if this ControlNet does not fit `network`. name: the model's family, for the message."""
-        try:
-            self.network.places(network)
-        except ArgumentError as error:
-            raise ArgumentError(f"got a ControlNet of {self.family} for {name}: {error}") from None
+    def check(self, network: object, name: str) -> None:
+        """Raise ArgumentError if this ControlNet does not fit a network of this config. name: the model's family, for the message."""
+        check(self.sizes, self.family, network, name)
 
     def shown(self, networks: Networks, hint: Tensor) -> Tensor:
         """Return latents of a hint (b, 3, h, w) in 0..1, as the net was trained to see them.
@@ -63,6 +59,14 @@ class ControlModel:
         with networks.on("autoencoder") as autoencoder:
             latents = autoencoder(x.to(stage.dtype), "encode").mean
         return (latents * stage.config.scale if config.zero_pooled else stage.scaled(latents)).float()
+
+
+def check(net: ControlNetConfig | MMDiTControlNetConfig, family: str, network: object, name: str) -> None:
+    """Raise ArgumentError if a net of this config, made for `family`, does not fit a network of that config. name: the model's family."""
+    try:
+        net.places(network)
+    except ArgumentError as error:
+        raise ArgumentError(f"got a ControlNet of {family} for {name}: {error}") from None
 
 
 def load_control(
@@ -100,7 +104,6 @@ def opened(
     if family == "sd3" and sizes.hint_channels != sizes.mmdit.in_channels:
         raise FileError(f"{part.weights.path} wants a mask beside its hint: expected a ControlNet that is shown a picture")
     if model is not None:
-        with torch.device("meta"):
-            ControlModel(sizes.build(), family).check(model.networks["network"], model.spec.name)
+        check(sizes, family, model.networks.config("network"), model.spec.name)
     network = part.load(placement.dtype, placement.device)
     return ControlModel(network, family, controlnet.kind(part.weights), sizes, placement, str(control))

@@ -264,7 +264,7 @@ def check_controls(controls: Sequence[Control], networks: Networks, name: str) -
     for one in controls:
         if not hasattr(one.net, "network"):
             raise ArgumentError(f"got {one.net!r} as the net of a control: expected what unnoise.load_control(FILE) gives")
-        one.net.check(networks["network"], name)
+        one.net.check(networks.config("network"), name)
         if one.net.placement is not None and one.net.placement != networks.placement:
             own, place = one.net.placement, networks.placement
             raise ArgumentError(

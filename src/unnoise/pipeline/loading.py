@@ -228,4 +228,4 @@ def _safety(path: Path, spec: ModelSpec, given: Mapping[str, str | Path | None],
         part = recognise.safety_checker(locate(asked))
     else:
         part = None if "safety_checker" in given else recognise.safety(path)
-    return SafetyChecker(part.load(placement.dtype, placement.device)) if part else None  # pyright: ignore[reportArgumentType]
+    return SafetyChecker(part.load(placement.dtype, placement.device), part.config, placement) if part else None

@@ -187,7 +187,10 @@ class Model:
         """Return a cheap look at an estimate: latents by a tiny autoencoder or by three factors a channel, pixels as they are."""
         if not self.spec.first_stage:
             return self.to_pil(x0)
-        return previews.preview(x0, self.networks["preview"] if "preview" in self.networks else self.spec.family)
+        if "preview" not in self.networks:
+            return previews.preview(x0, self.spec.family)
+        with self.networks.on("preview") as network:
+            return previews.decoded(x0, network, self.networks.placement)
 
     def to_pil(self, x: Tensor) -> list[Image.Image]:
         """Turn (b, 3, h, w) in -1..1 into pictures."""

@@ -76,7 +76,14 @@ def rows_of(networks: Networks) -> int | None:
 def denoiser(parts: Parts) -> Steered:
     """Build the model's one denoiser, which answers any rows."""
     networks = parts.networks
-    network = NetworkDenoiser(networks["network"], parts.schedule, parts.prediction, rows_of(networks), networks.placement.dtype)
+    network = NetworkDenoiser(
+        networks["network"],
+        parts.schedule,
+        parts.prediction,
+        rows_of(networks),
+        networks.placement.dtype,
+        networks.config("network"),
+    )
     return Steered(Guided(network, parts.schedule, parts.prediction, parts.spec.guided_channels), parts.schedule)
 
 
@@ -218,7 +225,8 @@ def _with_hints(parts: Parts, encoded: Encoded, plan: Plan) -> tuple[Cond, Cond]
     times, of_positive, of_negative = [level.t for level in plan.levels], [], []
     for one, image in encoded.hints:
         acts = control.window(parts.schedule, times, one.start, one.end)
-        hint = control.hint(one.net.network, image, one.scale, acts=acts, guess="power" if one.guess else None)
+        guess = "power" if one.guess else None
+        hint = control.hint(one.net.network, image, one.scale, config=one.net.sizes, acts=acts, guess=guess)
         of_positive.append(hint)
         of_negative.append(hint.off(len(hint)) if one.guess else hint)
     return _hinted(encoded.positive, of_positive), _hinted(encoded.negative, of_negative)

@@ -18,27 +18,32 @@ from torch import Tensor, nn
 from unnoise.conditioning import Cond, Hint
 from unnoise.diffusion.schedules import Schedule
 from unnoise.errors import ArgumentError
-from unnoise.networks.controlnet import ControlNet
-from unnoise.networks.controlnet_mmdit import MMDiTControlNet
+from unnoise.networks.controlnet import ControlNetConfig
+from unnoise.networks.controlnet_mmdit import MMDiTControlNetConfig
+from unnoise.networks.layers import built_from
+from unnoise.transfer import moved
 
 ALWAYS = (-torch.inf, torch.inf)
 GUESSES = ("power", "logspace")  # how residuals grow in guess mode: see `scales`
 
 
-def residuals(network: nn.Module, x: Tensor, t: Tensor, cond: Cond, *, steady: bool = False) -> list[Tensor | None]:
+def residuals(network: nn.Module, x: Tensor, t: Tensor, cond: Cond, *, config: object = None, steady: bool = False) -> list[Tensor | None]:
     """What all nets of the hints together add to each place of the network; [] where none acts.
 
     x (b, c, h, w) and t (b,) as the network is given them; hints as `Hint.at` leaves them, so that a row acts if it has a scale.
+    config: what the network was built from; None: its own `config`, for a network that nothing wraps.
     steady: a net is always asked for as many rows as came, filled up, so that a picture's rounding does not depend on its companions.
     """
     plain, parts = replace(cond, hints=None), []
+    config = getattr(network, "config", None) if config is None else config
     for hint in cond.hints or ():
         rows = (hint.scales != 0).any(1).nonzero()[:, 0]
         if len(rows):
             filled = torch.cat([rows, rows[-1:].expand(len(x) - len(rows))]) if steady else rows
-            index = filled.to(x.device)
-            answer = hint.net(x[index], t[index], plain.pick(filled), hint.image.to(x.device)[index], network)
-            parts.append((hint.net.places(network), _scaled([one[: len(rows)] for one in answer], hint.scales, rows, len(x))))
+            index = moved(filled, x.device)
+            lender = built_from(config, network)  # some nets borrow embeddings of the network
+            answer = hint.net(x[index], t[index], plain.pick(filled), hint.image.to(x.device)[index], lender)
+            parts.append((hint.config.places(config), _scaled([one[: len(rows)] for one in answer], hint.scales, rows, len(x))))
     return _sum(parts)
 
 
@@ -48,10 +53,11 @@ def _scaled(residuals: Sequence[Tensor], scales: Tensor, rows: Tensor, total: in
         raise ArgumentError(f"got {scales.shape[1]} scales for a ControlNet of {len(residuals)} residuals: expected one each")
     scaled = []
     for residual, column in zip(residuals, scales[rows].unbind(1), strict=True):
-        scale = column.to(residual.device, torch.promote_types(residual.dtype, torch.float32)).view(-1, *[1] * (residual.ndim - 1))
+        exact = torch.promote_types(residual.dtype, torch.float32)
+        scale = moved(column, residual.device, exact).view(-1, *[1] * (residual.ndim - 1))
         product = torch.where(scale == 0, -0.0, scale * residual).to(residual.dtype)
         among = product.new_full((total, *residual.shape[1:]), -0.0)
-        scaled.append(among.index_copy(0, rows.to(product.device), product) if len(rows) < total else product)
+        scaled.append(among.index_copy(0, moved(rows, product.device), product) if len(rows) < total else product)
     return scaled
 
 
@@ -113,17 +119,29 @@ def window(schedule: Schedule, times: Tensor | Sequence[float], start: float = 0
 
 
 def hint(
-    net: ControlNet | MMDiTControlNet,
+    net: nn.Module,
     image: Tensor,
     scale: float = 1.0,
     *,
+    config: ControlNetConfig | MMDiTControlNetConfig | None = None,
     acts: tuple[float, float] = ALWAYS,
     guess: Literal["power", "logspace"] | None = None,
     only_mid: bool = False,
 ) -> Hint:
-    """One for all rows of image (b, c, h, w). acts: a `window`. A net that averages has no residuals that grow in guess mode."""
-    config = net.control if isinstance(net, ControlNet) else net.config
-    pooled = isinstance(net, ControlNet) and net.control.global_pool
-    row = scales(config.residuals, scale, guess=None if pooled else guess, only_mid=only_mid)
+    """Make a hint for all rows of image (b, c, h, w). acts: a `window`. A net that averages has no residuals that grow in guess mode.
+
+    config: what the net was built from; None: its own, for a net that nothing wraps. Raises ArgumentError for a guess mode that is none.
+    """
+    built = config or own_config(net)
+    pooled = isinstance(built, ControlNetConfig) and built.global_pool
+    row = scales(built.residuals, scale, guess=None if pooled else guess, only_mid=only_mid)
     window_of_rows = torch.tensor(acts, dtype=torch.float32).expand(len(image), 2)
-    return Hint(image, row.expand(len(image), -1), window_of_rows, net)
+    return Hint(image, row.expand(len(image), -1), window_of_rows, net, built)
+
+
+def own_config(net: nn.Module) -> ControlNetConfig | MMDiTControlNetConfig:
+    """Return what a ControlNet was built from, of the net itself. Raises ArgumentError for another network."""
+    config = getattr(net, "control", None) or getattr(net, "config", None)
+    if not isinstance(config, ControlNetConfig | MMDiTControlNetConfig):
+        raise ArgumentError(f"got a {type(net).__name__} as ControlNet: expected one of this package, or its config beside it")
+    return config

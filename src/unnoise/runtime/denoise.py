@@ -14,6 +14,7 @@ from unnoise.diffusion.predictions import Prediction
 from unnoise.diffusion.sampling import Estimate
 from unnoise.diffusion.schedules import Schedule
 from unnoise.runtime.control import residuals
+from unnoise.transfer import moved
 
 
 class Output(NamedTuple):
@@ -41,6 +42,7 @@ class NetworkDenoiser:
     prediction: Prediction
     rows: int | None = None
     dtype: torch.dtype | None = None
+    config: object = None  # what the network was built from, for ControlNets; None: its own `config`
     times_on_cpu: bool = field(default=True, init=False)  # the driver gives t on the CPU: see `sampling.advance`
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor | Estimate:
@@ -51,15 +53,15 @@ class NetworkDenoiser:
     def output(self, x: Tensor, t: Tensor, cond: Cond) -> Output:
         """The network's own output at x (b, c, h, w) and the schedule's times t (b,): the one place that computes its input."""
         shape = (-1, *[1] * (x.ndim - 1))
-        alpha, sigma = (value.to(x).view(shape) for value in (self.schedule.alpha(t), self.schedule.sigma(t)))
+        alpha, sigma = (moved(value, x.device, x.dtype).view(shape) for value in (self.schedule.alpha(t), self.schedule.sigma(t)))
         scaled = (self.prediction.scale_in(alpha, sigma) * x).to(self.dtype or x.dtype)
         timestep = self.schedule.timestep(t).to(torch.float32)
         groups, answers = list(self._groups(len(x), cond)), []
         for index, count, asked in groups:
             noisy, told = _take(scaled, index), _take(timestep, index)
             shown = replace(asked, hints=tuple(hint.at(told) for hint in asked.hints)) if asked.hints else asked
-            told = told.to(x.device)
-            added = residuals(self.network, noisy, told, shown, steady=self.rows is not None)
+            told = moved(told, x.device)
+            added = residuals(self.network, noisy, told, shown, config=self.config, steady=self.rows is not None)
             answer = self.network(noisy, told, replace(shown, hints=None), **({"residuals": added} if added else {}))
             answers.append(answer[:count])
         said, *variance = _in_order(answers, groups).to(x.dtype).split(x.shape[1], dim=1)
@@ -92,7 +94,7 @@ class Group(NamedTuple):
 
 
 def _take(values: Tensor, index: Tensor | None) -> Tensor:
-    return values if index is None else values[index.to(values.device)]
+    return values if index is None else values[moved(index, values.device)]
 
 
 def _in_order(answers: list[Tensor], groups: list[Group]) -> Tensor:
@@ -101,4 +103,4 @@ def _in_order(answers: list[Tensor], groups: list[Group]) -> Tensor:
     order = [place for index, count, _ in groups if index is not None for place in index[:count].tolist()]
     if order == sorted(order):
         return whole
-    return whole[torch.tensor(order).argsort().to(whole.device)]
+    return whole[moved(torch.tensor(order).argsort(), whole.device)]

@@ -25,6 +25,7 @@ from unnoise.diffusion.guidance import Guidance, Guided
 from unnoise.diffusion.sampling import Estimate
 from unnoise.diffusion.schedules import Schedule
 from unnoise.networks.classifier import slope
+from unnoise.transfer import moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,22 +135,22 @@ def pulled(answer: Tensor | Estimate, pull: Pull, x: Tensor, t: Tensor, schedule
     if not len(rows):
         return answer
     x0, variance, before = answer if isinstance(answer, Estimate) else Estimate(answer)
-    index = rows.to(x.device)
+    index = moved(rows, x.device)
     slopes = _slopes(pull, rows, x, t, schedule)
     per_row = (-1, *[1] * (x.ndim - 1))
-    push = pull.scale[rows].to(slopes).view(per_row) * slopes
-    weight = (schedule.sigma(t) ** 2 / schedule.alpha(t)).to(x).view(per_row)[index]
-    moved = x0.index_copy(0, index, x0[index] + weight * push)
+    push = moved(pull.scale[rows], slopes.device, slopes.dtype).view(per_row) * slopes
+    weight = moved(schedule.sigma(t) ** 2 / schedule.alpha(t), x.device, x.dtype).view(per_row)[index]
+    nearer = x0.index_copy(0, index, x0[index] + weight * push)
     whole = torch.zeros_like(x0).index_copy(0, index, push)
-    return Estimate(moved, variance, whole if before is None else before + whole)
+    return Estimate(nearer, variance, whole if before is None else before + whole)
 
 
 def _slopes(pull: Pull, rows: Tensor, x: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """The gradients of log p(label | x) of some rows, in the dtype of x."""
-    timestep = schedule.timestep(t).to(x.device, torch.float32)
+    timestep = moved(schedule.timestep(t), x.device, torch.float32)
     parts = []
     for places in rows.split(pull.rows or len(rows)):
-        index = places.to(x.device)
+        index = moved(places, x.device)
         noisy = x[index].to(pull.dtype or x.dtype)
         parts.append(slope(pull.classifier, noisy, timestep[index], pull.labels[index]).to(x))
     return torch.cat(parts)
