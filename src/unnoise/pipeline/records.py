@@ -12,16 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-from unnoise.errors import ArgumentError
 from unnoise.pipeline import adapters, inputs
 from unnoise.pipeline.inputs import Control
 from unnoise.pipeline.job import Job
+from unnoise.pipeline.lines import request_of as request_of
 from unnoise.pipeline.request import Request
 
-# What a record says beside the fields of its request
-MADE = ("model_hash", "version", "dtype", "device", "dropped_tokens", "decoded_in", "safety_checker", "adapters")
-LOADED = ("model", "variant", "prediction", "parts", "embedding")  # what `load` was given, and words of textual inversion
-OLDER = {"steps": "num_inference_steps"}  # names that pictures of version 0.1 carry
 PICTURES = ("image", "mask_image")
 PER_PICTURE = ("prompt", "negative_prompt", "seed", "class_labels")
 UNRECORDED = {*PER_PICTURE, "num_images_per_prompt", "output_type"}
@@ -68,20 +64,3 @@ def to_json(name: str, value: Any) -> Any:
 
 def _several(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else [value]
-
-
-def request_of(record: Mapping[str, Any]) -> Request:
-    """Read a record, or a line of a batch. Raises UnknownName or ArgumentError, one line each."""
-    if not isinstance(record, Mapping):
-        raise ArgumentError(f"got {record!r}: expected an object with the fields of a request")
-    named = {OLDER.get(name, name): value for name, value in record.items() if name not in (*MADE, *LOADED)}
-    return Request(**{name: from_json(name, value) for name, value in named.items()})
-
-
-def from_json(name: str, value: Any) -> Any:
-    """Return one field of JSON as a request takes it."""
-    if name == "lora" and isinstance(value, list):
-        return [tuple(item) if isinstance(item, list) else item for item in value]
-    if name == "latents" and isinstance(value, Mapping):
-        raise ArgumentError(f"the latents with sha256 {value.get('sha256')} were no file: give them again")
-    return value
