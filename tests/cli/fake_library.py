@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 import unnoise
 from unnoise.errors import UnknownName
-from unnoise.pipeline.request import Request
+
+if TYPE_CHECKING:
+    from unnoise.pipeline.request import Request
 
 PAUSE = float(os.environ.get("FAKE_STEP_SECONDS", "0"))
 ROOM = 14  # words that the model reads

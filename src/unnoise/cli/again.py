@@ -39,11 +39,16 @@ def check(record: Record, source: Path) -> None:
 
 def check_named(record: Record, source: str) -> None:
     """Refuse a record of a picture that was made from what had no file. Raises ArgumentError."""
-    missing = [OPTIONS.get(name, name) for name, value in record.items() if any("path" not in one for one in hashed(value))]
+    missing = [OPTIONS.get(name, name) for name, value in record.items() if not is_named(value)]
     if "adapters" in record and not {"lora", "embedding"} & record.keys():
         missing.append(OPTIONS["lora"])
     if missing:
         raise ArgumentError(f"{source} was made with what it does not name: give {', '.join(missing)} again")
+
+
+def is_named(value: Any) -> bool:
+    """Whether each picture in a field of a record has a path."""
+    return all("path" in one for one in hashed(value))
 
 
 def hashed(value: Any) -> Iterator[Mapping[str, Any]]:
@@ -59,7 +64,7 @@ def notices(record: Record, typed: Record, source: Path) -> list[str]:
     changed = {
         f"{OPTIONS[name]}: {shown(value)} instead of {shown(record[name])} in {str(source)!r}"
         for name, value in typed.items()
-        if name in record and shown(record[name]) != shown(value)
+        if name in record and is_named(record[name]) and shown(record[name]) != shown(value)
     }
     left = {
         f"{OPTIONS[name]}: {shown(record[name])} in {str(source)!r} is left out" for name in left_out(record, typed) if name not in typed

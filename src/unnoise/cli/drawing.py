@@ -38,5 +38,8 @@ def load(source: Source, show: Show) -> Model:
 
 
 def evidence(model: Model) -> list[str]:
-    """Return how the model's family is known, as one line; none for a model of the package."""
-    return [f"{model.spec.name}: {'; '.join(model.told)}"] if model.told else []
+    """Return how the model's family is known, as one line; none for a model that unnoise saved."""
+    from unnoise.checkpoints.native import SAVED
+
+    lines = [line for line in model.told if line != SAVED]
+    return [f"{model.spec.name}: {'; '.join(lines)}"] if lines else []

@@ -54,7 +54,8 @@ def to_json(name: str, value: Any) -> Any:
     if name in PICTURES:
         return inputs.to_json(value)
     if name == "control":
-        return [inputs.control_to_json(one) for one in _several(value) if isinstance(one, Control)]
+        controls = [one if isinstance(one, Control) else inputs.control_from_json(one) for one in _several(value)]
+        return [inputs.control_to_json(one) for one in controls]
     if name in ("refiner", "classifier"):
         return str(value) if isinstance(value, str | Path) else str(getattr(value, "name", None) or getattr(value, "path", ""))
     if name == "lora":
