@@ -64,7 +64,7 @@ class State:
 @dataclass
 class Model:
     name: str
-    told: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
 
     def answer(self, request: Request) -> Iterator[State]:
         if request.sampler not in (None, "euler", "dpmpp_2m"):

@@ -42,7 +42,7 @@ def convert(
 def _rewrite(source: str, out: Path, layout: str, key: str | None, as_json: bool) -> None:
     if key is not None:
         raise ArgumentError("--key is for a pickle and --layout for a model: convert the pickle first, then the file")
-    from unnoise import loading
+    from unnoise.pipeline import loading
 
     written = loading.rewrite(source, out, layout)
     if as_json:

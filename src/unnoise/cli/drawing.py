@@ -41,5 +41,5 @@ def evidence(model: Model) -> list[str]:
     """Return how the model's family is known, as one line; none for a model that unnoise saved."""
     from unnoise.checkpoints.native import SAVED
 
-    lines = [line for line in model.told if line != SAVED]
+    lines = [line for line in model.evidence if line != SAVED]
     return [f"{model.spec.name}: {'; '.join(lines)}"] if lines else []
