@@ -61,6 +61,9 @@ WRONG = {  # a line, and what is said of it
     '{"prompt": "x", "id": "first"}': "which an earlier line has",
     '{"prompt": "a <lora:line:1>"}': "expected --lora-dir",
     '{"prompt": "\\udcff"}': "not valid UTF-8",
+    '{"prompt": ["<lora:x>", 3]}': "expected a text or a list of texts",
+    '{"prompt": "x", "steps": 3, "given": {"lora": 3}}': "got --lora 3 in a record of version 0.1",
+    '{"prompt": "x", "given": 3}': "got given 3 in a record of version 0.1",
 }
 
 

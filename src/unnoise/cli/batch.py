@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -108,11 +109,13 @@ def outcomes(texts: Iterable[tuple[int, bytes]], options: Options, show: Show) -
     """First the lines that are wrong without a model, then those of each model together, so that one is in memory at a time."""
     defaults, lines, ids = requests.parse(options), list[Line](), set[str]()
     for number, text in texts:
+        name: Any = number
         try:
-            line = parsed(number, text, defaults, options)
-            check_id(line.id, ids)
+            record = object_of(text)
+            name = record.pop("id", number)
+            line = Line(number, check_id(name, ids), *parsed(requests.over(defaults, modern(record)), options))
         except Exception as error:
-            yield failed(number, str(number), error)
+            yield failed(number, str(name), error)
         else:
             ids.add(line.id)
             lines.append(line)
@@ -120,27 +123,33 @@ def outcomes(texts: Iterable[tuple[int, bytes]], options: Options, show: Show) -
         yield from by_one_model(model, [line for line in lines if line.source == model], options, show)
 
 
-def parsed(number: int, text: bytes, defaults: Record, options: Options) -> Line:
-    """Read a line. Raises ArgumentError, UnknownName or FileError."""
+def object_of(text: bytes) -> Record:
+    """Read a line's JSON. Raises ArgumentError for what is no object."""
+    expected = 'expected an object such as {"prompt": "a red apple"}'
     try:
         record = json.loads(text)
     except ValueError as error:
-        raise ArgumentError(f'no JSON ({error}): expected an object such as {{"prompt": "a red apple"}}') from None
+        raise ArgumentError(f"no JSON ({error}): {expected}") from None
     if not isinstance(record, dict):
-        raise ArgumentError(f'got {record!r}: expected an object such as {{"prompt": "a red apple"}}')
-    name = record.pop("id", number)
-    record = tags.tagged(requests.over(defaults, modern(record)), options.lora_dir)
+        raise ArgumentError(f"got {record!r}: {expected}")
+    return record
+
+
+def parsed(record: Record, options: Options) -> tuple[Record, Request, Source]:
+    """Return a record with its tags as files, its request and its model. Raises ArgumentError, UnknownName or FileError."""
+    record = tags.tagged(record, options.lora_dir)
     again.check_named(record, "this line")
-    model = source(record, options.dtype, options.device)
-    return Line(number, str(name) if isinstance(name, int) else name, record, requests.request(record), model)
+    return record, requests.request(record), source(record, options.dtype, options.device)
 
 
-def check_id(name: object, known: set[str]) -> None:
-    """Refuse what cannot be the name of a folder, or is the id of an earlier line."""
-    if not isinstance(name, str) or not ID.fullmatch(name):
+def check_id(name: object, known: set[str]) -> str:
+    """Return an id as a text. Raises ArgumentError for what cannot name a folder, or is the id of an earlier line."""
+    text = str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+    if not isinstance(text, str) or not ID.fullmatch(text):
         raise ArgumentError(f"got id {name!r}: expected up to 100 letters, digits, '.', '_' or '-', the first a letter or digit")
-    if name in known:
-        raise ArgumentError(f"got id {name!r}, which an earlier line has: expected another")
+    if text in known:
+        raise ArgumentError(f"got id {text!r}, which an earlier line has: expected another")
+    return text
 
 
 def by_one_model(model: Source, lines: list[Line], options: Options, show: Show) -> Iterator[Outcome]:
@@ -206,6 +215,8 @@ def without_prompts(report: dict[str, Any]) -> dict[str, Any]:
 
 def failed(number: int, name: str, error: Exception) -> Outcome:
     """Return the outcome of a line that was refused, or on which the machine failed."""
+    if os.environ.get("UNNOISE_DEBUG") == "1":
+        traceback.print_exception(error)
     return Outcome(number, name, "failed", error=refusal(error)[0].removeprefix("error: "))
 
 

@@ -21,7 +21,7 @@ Typed = str | int | float | bool | Path | list[str] | list[int] | None  # what t
 
 
 def asks(name: str, *flags: str, default: str = "", metavar: str | None = None) -> Any:
-    """Return the option that sets a field of Request. default: in words, where the field's own says nothing."""
+    """Return the option that sets a field of Request. flags: where they differ from its name. default: in words, where it has none."""
     return typer.Option(*flags, metavar=metavar, help=described(name, default))
 
 
@@ -44,43 +44,42 @@ class Options:
     model: Annotated[str | None, typer.Option(help="A name, a folder, a hub id owner/name or a .safetensors file.  [default: emoji]")] = (
         None
     )
-    negative_prompt: Annotated[str | None, asks("negative_prompt", "--negative-prompt")] = None
-    sampler: Annotated[str | None, asks("sampler", "--sampler", default="the model's")] = None
-    spacing: Annotated[str | None, asks("spacing", "--spacing", default="the sampler's")] = None
+    negative_prompt: Annotated[str | None, asks("negative_prompt")] = None
+    sampler: Annotated[str | None, asks("sampler", default="the model's")] = None
+    spacing: Annotated[str | None, asks("spacing", default="the sampler's")] = None
     sampler_options: Annotated[list[str] | None, asks("sampler_options", "--sampler-option", metavar="NAME=VALUE")] = None
     spacing_options: Annotated[list[str] | None, asks("spacing_options", "--spacing-option", metavar="NAME=VALUE")] = None
     num_inference_steps: Annotated[int | None, asks("num_inference_steps", "--steps", default="the model's")] = None
     guidance_scale: Annotated[float | None, asks("guidance_scale", "--guidance", default="the model's")] = None
-    guidance_rescale: Annotated[float | None, asks("guidance_rescale", "--guidance-rescale")] = None
-    guidance_interval: Annotated[
-        str | None, asks("guidance_interval", "--guidance-interval", default="the model's", metavar="LOW,HIGH")
-    ] = None
+    guidance_rescale: Annotated[float | None, asks("guidance_rescale")] = None
+    guidance_interval: Annotated[str | None, asks("guidance_interval", default="the model's", metavar="LOW,HIGH")] = None
     skip_guidance_layers: Annotated[str | None, asks("skip_guidance_layers", "--skip-layers", metavar="N,N,...")] = None
     skip_layer_guidance_scale: Annotated[float | None, asks("skip_layer_guidance_scale", "--skip-layer-scale")] = None
-    seed: Annotated[int | None, asks("seed", "--seed", default="random")] = None
+    seed: Annotated[int | None, asks("seed", default="random")] = None
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Width and height in pixels.  [default: the model's]")] = None
     num_images_per_prompt: Annotated[int | None, asks("num_images_per_prompt", "--n", "-n")] = None
-    image: Annotated[str | None, asks("image", "--image", metavar="PICTURE")] = None
-    strength: Annotated[float | None, asks("strength", "--strength")] = None
+    image: Annotated[str | None, asks("image", metavar="PICTURE")] = None
+    strength: Annotated[float | None, asks("strength")] = None
     mask_image: Annotated[str | None, asks("mask_image", "--mask", metavar="PICTURE")] = None
     control: Annotated[
         list[str] | None,
         typer.Option(metavar="NET=PICTURE[,...]", help=f"{described('control')} Then scale=, start=, end=, guess, hint=, model=."),
     ] = None
-    lora: Annotated[list[str] | None, asks("lora", "--lora", metavar="FILE[=SCALE]")] = None
+    lora: Annotated[list[str] | None, asks("lora", metavar="FILE[=SCALE]")] = None
     lora_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the files of <lora:name:0.8> in a prompt lie.")] = None
-    embedding: Annotated[list[str] | None, typer.Option(metavar="FILE[=WORD]", help="A word by textual inversion; may be given again.")] = (
-        None
-    )
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[=WORD]", help="A word by textual inversion; may be given again."),
+    ] = None
     class_labels: Annotated[list[int] | None, asks("class_labels", "--label")] = None
-    classifier: Annotated[str | None, asks("classifier", "--classifier", metavar="FILE")] = None
-    classifier_scale: Annotated[float | None, asks("classifier_scale", "--classifier-scale")] = None
-    refiner: Annotated[str | None, asks("refiner", "--refiner", metavar="MODEL")] = None
-    denoising_end: Annotated[float | None, asks("denoising_end", "--denoising-end", default="0.8 with --refiner")] = None
-    clip_skip: Annotated[int | None, asks("clip_skip", "--clip-skip")] = None
-    max_sequence_length: Annotated[int | None, asks("max_sequence_length", "--max-sequence-length")] = None
+    classifier: Annotated[str | None, asks("classifier", metavar="FILE")] = None
+    classifier_scale: Annotated[float | None, asks("classifier_scale")] = None
+    refiner: Annotated[str | None, asks("refiner", metavar="MODEL")] = None
+    denoising_end: Annotated[float | None, asks("denoising_end", default="0.8 with --refiner")] = None
+    clip_skip: Annotated[int | None, asks("clip_skip")] = None
+    max_sequence_length: Annotated[int | None, asks("max_sequence_length")] = None
     no_prompt_weights: Annotated[bool, typer.Option("--no-prompt-weights", help="Brackets in prompts are text, no weights.")] = False
-    safety: Annotated[str | None, asks("safety", "--safety")] = None
+    safety: Annotated[str | None, asks("safety")] = None
     variant: Annotated[str | None, typer.Option(help="Of a folder's files, such as fp16.")] = None
     parts: Annotated[
         list[str] | None,

@@ -11,9 +11,9 @@ from unnoise.errors import ArgumentError, FileError, UnknownName
 def tagged(record: Record, folder: Path | None) -> Record:
     """Return a record with the tags of its prompts as files in its `lora`. Raises ArgumentError, UnknownName or FileError."""
     prompts = record.get("prompt")
-    if not isinstance(prompts, str | list) or not record.get("prompt_weights", True):
-        return record  # what else a prompt may not be is refused by the request
-    if not any(isinstance(prompt, str) and "<l" in prompt for prompt in texts(prompts)):
+    if not isinstance(prompts, str | list) or not all(isinstance(prompt, str) for prompt in prompts):
+        return record  # the request refuses it
+    if not record.get("prompt_weights", True) or not any("<l" in prompt for prompt in texts(prompts)):
         return record
     from unnoise.pipeline.prompts import loras
 
@@ -23,7 +23,8 @@ def tagged(record: Record, folder: Path | None) -> Record:
     if not tags[0]:
         return record
     files = [[str(tag_file(tag.name, folder)), float(tag.weight)] for tag in tags[0]]
-    return {**record, "prompt": one_or_several(list(kept)), "lora": [*record.get("lora", []), *files]}
+    before = record.get("lora") or []
+    return {**record, "prompt": one_or_several(list(kept)), "lora": [*(before if isinstance(before, list) else [before]), *files]}
 
 
 def tag_file(name: str, folder: Path | None) -> Path:
