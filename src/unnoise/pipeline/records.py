@@ -40,10 +40,12 @@ def records(job: Job, asked: Request) -> list[dict[str, Any]]:
         **settings,
         **({"strength": job.strength} if asked.image is not None and job.request.denoising_start is None else {}),
     }
+    one_each = {name: plain[name] for name in PICTURES if isinstance(plain.get(name), list) and len(plain[name]) > 1}
     rows = zip(job.prompts, job.negative_prompts, job.seeds, job.labels, strict=True)
     return [
         {"prompt": prompt, "negative_prompt": negative, "seed": seed, **({} if label is None else {"class_labels": label}), **common}
-        for prompt, negative, seed, label in rows
+        | {name: several[i] for name, several in one_each.items()}
+        for i, (prompt, negative, seed, label) in enumerate(rows)
     ]
 
 
