@@ -53,10 +53,8 @@ RECORD_WIDTH = 100  # a longer signature stands in the record with one parameter
 # Functions that still pack their arguments into dicts, as "file: qualified name". This list only shrinks.
 PACKED = frozenset(
     {
-        "generate: generate",
         "papers: _adm",
         "papers: _classifier",
-        "requests: given",
         "solvers: Solver.with_options",
         "table: _row",
     }

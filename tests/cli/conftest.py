@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +35,6 @@ def fake(monkeypatch, command) -> Callable[..., Outcome]:
     """The command over a model that needs no torch."""
     for name, value in fake_library.NAMES.items():
         monkeypatch.setitem(vars(unnoise), name, value)
-    monkeypatch.setitem(sys.modules, "unnoise.pipeline.model", fake_library.module())
     return command
 
 

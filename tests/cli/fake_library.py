@@ -7,31 +7,23 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import time
-import types
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 import unnoise
-from unnoise.errors import ArgumentError, UnknownName
+from unnoise.errors import UnknownName
+
+if TYPE_CHECKING:
+    from unnoise.pipeline.request import Request
 
 PAUSE = float(os.environ.get("FAKE_STEP_SECONDS", "0"))
 ROOM = 14  # words that the model reads
-ENTRIES = {
-    "model": "model",
-    "prompt": "prompt",
-    "negative_prompt": "negative_prompt",
-    "sampler": "sampler",
-    "spacing": "spacing",
-    "steps": "num_inference_steps",
-    "guidance_scale": "guidance_scale",
-    "seed": "seed",
-    "width": "width",
-    "height": "height",
-}
+LOADS = Path(os.environ.get("FAKE_LOADS", os.devnull))  # a file that gets a line for each load
 
 
 @dataclass(frozen=True)
@@ -72,40 +64,28 @@ class State:
 @dataclass
 class Model:
     name: str
-    dtype: str
-    device: str
+    evidence: tuple[str, ...] = ()
 
-    def stream(
-        self,
-        prompt,
-        negative_prompt="",
-        num_inference_steps=None,
-        guidance_scale=None,
-        sampler=None,
-        spacing=None,
-        height=None,
-        width=None,
-        num_images_per_prompt=1,
-        seed=None,
-        output_type="pil",
-    ):
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        if num_images_per_prompt < 1:
-            raise ArgumentError(f"num_images_per_prompt: got {num_images_per_prompt}, expected at least 1")
-        if sampler not in (None, "euler", "dpmpp_2m"):
-            raise UnknownName("sampler", sampler, ["euler", "dpmpp_2m"])
-        seed = random.randrange(2**31) if seed is None else seed
-        common = {"model": self.name, "model_hash": "ab12" * 16, "negative_prompt": negative_prompt, "sampler": sampler or "dpmpp_2m"}
-        common |= {"spacing": spacing, "steps": num_inference_steps or 3, "guidance_scale": guidance_scale or 5.0}
-        common |= {"width": width or 64, "height": height or 64, "version": "0.1.0", "dtype": "float32", "device": "cpu"}
-        texts = [text for text in prompts for _ in range(num_images_per_prompt)]
+    def answer(self, request: Request) -> Iterator[State]:
+        if request.sampler not in (None, "euler", "dpmpp_2m"):
+            raise UnknownName("sampler", request.sampler, ["euler", "dpmpp_2m"])
+        return self.steps(request)
+
+    def steps(self, request: Request) -> Iterator[State]:
+        seed = random.randrange(2**31) if request.seed in (None, -1) else request.seed
+        common = {"model": self.name, "model_hash": "ab12" * 16, "negative_prompt": request.negative_prompt or ""}
+        common |= {"sampler": request.sampler or "dpmpp_2m", "spacing": request.spacing}
+        common |= {"num_inference_steps": request.num_inference_steps or 3, "guidance_scale": request.guidance_scale or 5.0}
+        common |= {"width": request.width or 64, "height": request.height or 64, "version": "0.1.0", "dtype": "float32", "device": "cpu"}
+        prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
+        texts = [text for text in prompts for _ in range(request.num_images_per_prompt)]
         metadata = [{**common, "prompt": text, "seed": seed + i} for i, text in enumerate(texts)]
         for entry in metadata:
             entry |= {"dropped_tokens": len(entry["prompt"].split()) - ROOM} if len(entry["prompt"].split()) > ROOM else {}
         images = [picture(entry) for entry in metadata]
-        for step in range(1, common["steps"] + 1):
+        for step in range(1, common["num_inference_steps"] + 1):
             time.sleep(PAUSE)
-            yield State(step, common["steps"], Result(images, [entry["seed"] for entry in metadata], metadata))
+            yield State(step, common["num_inference_steps"], Result(images, [entry["seed"] for entry in metadata], metadata))
 
 
 def picture(settings: dict) -> Image.Image:
@@ -114,24 +94,15 @@ def picture(settings: dict) -> Image.Image:
     return Image.frombytes("RGB", (settings["width"], settings["height"]), values.randbytes(3 * settings["width"] * settings["height"]))
 
 
-def load(name, dtype="auto", device="auto"):
-    if name not in ("emoji",):
-        raise UnknownName("model", name, ["emoji"])
-    return Model(name, dtype, device)
-
-
-def arguments(metadata: dict) -> dict:
-    return {argument: metadata[key] for key, argument in ENTRIES.items() if key in metadata}
+def load(name, dtype="auto", device="auto", variant=None, prediction=None, parts=None):
+    if name not in ("emoji", "other"):
+        raise UnknownName("model", name, ["emoji", "other"])
+    with LOADS.open("a") as file:
+        file.write(f"{name}\n")
+    return Model(name)
 
 
 NAMES = {"load": load, "samplers": lambda: [SamplerInfo()], "models": lambda: [ModelInfo()]}
-
-
-def module() -> types.ModuleType:
-    """What `unnoise.pipeline.model` offers the command."""
-    stand_in = types.ModuleType("unnoise.pipeline.model")
-    stand_in.arguments = arguments
-    return stand_in
 
 
 def environment(**more: str) -> dict:
@@ -142,7 +113,6 @@ def environment(**more: str) -> dict:
 
 if __name__ == "__main__":
     vars(unnoise).update(NAMES)
-    sys.modules["unnoise.pipeline.model"] = module()
     from unnoise.cli import main
 
     main()

@@ -46,7 +46,7 @@ def test_several_prompts_and_n_make_a_sheet(fake):
         ("a blue car", 6),
     ]
     assert all(Path(p["path"]).exists() for p in report["pictures"]) and Path(report["sheet"]).name == "sheet.png"
-    assert report["settings"]["steps"] == 3 and "prompt" not in report["settings"] and report["seconds"] >= 0
+    assert report["settings"]["num_inference_steps"] == 3 and "prompt" not in report["settings"] and report["seconds"] >= 0
 
 
 def test_nothing_is_overwritten(fake):
@@ -76,7 +76,7 @@ def test_an_explicit_option_overrides_the_recorded_one_and_says_so(fake):
     outcome = fake("generate", "--from", "first.png", "--steps", 5, "--seed", 9, "--out", "second.png")
     assert outcome.err.splitlines()[0] == "note: --steps: 5 instead of 4 in 'first.png'"
     assert outcome.err.count("note:") == 1
-    assert read("second.png").settings["steps"] == 5 and read("second.png").settings["prompt"] == "an apple"
+    assert read("second.png").settings["num_inference_steps"] == 5 and read("second.png").settings["prompt"] == "an apple"
 
 
 def test_a_changed_model_is_noticed(fake):
@@ -95,7 +95,13 @@ def test_a_picture_of_another_program_gives_its_settings(fake):
     outcome = fake("generate", "--from", "theirs.png", "--out", "ours.png")
     assert outcome.code == 0 and "another program" in outcome.err
     ours = read("ours.png").settings
-    assert (ours["prompt"], ours["steps"], ours["sampler"], ours["width"], ours["seed"]) == ("a cat, sitting", 6, "euler", 32, 5)
+    assert (ours["prompt"], ours["num_inference_steps"], ours["sampler"], ours["width"], ours["seed"]) == (
+        "a cat, sitting",
+        6,
+        "euler",
+        32,
+        5,
+    )
 
 
 def test_no_metadata_keeps_the_mark_only(fake):

@@ -16,12 +16,13 @@ import unnoise
 from unnoise.checkpoints import keys
 from unnoise.checkpoints.keys import Layout
 from unnoise.checkpoints.layouts import ddpm, numbered
-from unnoise.cli import given
+from unnoise.cli import requests, tags
 from unnoise.cli.refusals import as_typed
 from unnoise.errors import ArgumentError, UnknownName
 from unnoise.images.files import read, save
 from unnoise.networks.dit import DiT, DiTConfig
 from unnoise.networks.unet import UNet, UNetConfig
+from unnoise.pipeline.inputs import digest
 
 BUILTIN = Path(unnoise.__file__).parent / "builtin" / "emoji.safetensors"
 built_in = pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in weights are not here")
@@ -62,7 +63,8 @@ def made(command, tiny, pictures):
 
 def test_image_to_image_is_in_the_record(made):
     assert (made("--image", "photo.png", "--strength", "0.67") != made()).any()
-    assert read("first.png").settings["given"] == {"image": "photo.png"} and read("first.png").settings["strength"] == 0.67
+    record = read("first.png").settings
+    assert record["image"] == {"path": "photo.png", "sha256": digest(Path("photo.png"))} and record["strength"] == 0.67
 
 
 @built_in
@@ -99,7 +101,8 @@ def test_another_picture_under_the_same_name_is_noticed(command, made):
 def test_a_record_of_the_library_says_what_to_give_again(command, made):
     made("--image", "photo.png")
     with Image.open("first.png") as image:
-        save(image, "library.png", {key: value for key, value in read("first.png").settings.items() if key != "given"})
+        record = read("first.png").settings
+        save(image, "library.png", {**record, "image": {"sha256": record["image"]["sha256"]}})
     refused = command("generate", "--from", "library.png")
     assert (refused.code, refused.err) == (2, "error: 'library.png' was made with what it does not name: give --image again\n")
     again = command("generate", "--from", "library.png", "--image", "photo.png", "--out", "again.png")
@@ -138,12 +141,12 @@ def test_a_refusal_is_one_line(command, tiny, pictures, case):
 
 
 def test_a_control_is_split_from_the_right():
-    assert given.split("net.safetensors=a, b=c.png,scale=0.8,guess,hint=canny") == (
+    assert requests.split("net.safetensors=a, b=c.png,scale=0.8,guess,hint=canny") == (
         "net.safetensors",
         "a, b=c.png",
         {"scale": "0.8", "guess": "guess", "hint": "canny"},
     )
-    assert given.split("owner/name=x.png") == ("owner/name", "x.png", {})
+    assert requests.split("owner/name=x.png") == ("owner/name", "x.png", {})
 
 
 TYPED = {
@@ -162,15 +165,15 @@ def test_what_to_do_is_said_as_it_is_typed(message):
 
 def test_tags_of_loras_are_files_of_a_folder(tmp_path):
     (tmp_path / "line.safetensors").touch()
-    asked = given.tagged({"prompt": ["an apple <lora:line:0.5>", "<lora:line:0.5> a car"], "lora": ["x"]}, tmp_path)
-    assert asked == {"prompt": ["an apple", "a car"], "lora": ["x", f"{tmp_path / 'line.safetensors'}=0.5"]}
+    asked = tags.tagged({"prompt": ["an apple <lora:line:0.5>", "<lora:line:0.5> a car"], "lora": [["x", 1.0]]}, tmp_path)
+    assert asked == {"prompt": ["an apple", "a car"], "lora": [["x", 1.0], [str(tmp_path / "line.safetensors"), 0.5]]}
     with pytest.raises(UnknownName, match="unknown LoRA 'lines': did you mean 'line'"):
-        given.tagged({"prompt": "<lora:lines>"}, tmp_path)
+        tags.tagged({"prompt": "<lora:lines>"}, tmp_path)
     with pytest.raises(ArgumentError, match="different <lora"):
-        given.tagged({"prompt": ["a <lora:line:0.5>", "b"]}, tmp_path)
+        tags.tagged({"prompt": ["a <lora:line:0.5>", "b"]}, tmp_path)
     with pytest.raises(ArgumentError, match="expected --lora-dir"):
-        given.tagged({"prompt": "<lora:line>"}, None)
-    assert given.tagged({"prompt": "<lora:line>", "prompt_weights": False}, None) == {"prompt": "<lora:line>", "prompt_weights": False}
+        tags.tagged({"prompt": "<lora:line>"}, None)
+    assert tags.tagged({"prompt": "<lora:line>", "prompt_weights": False}, None) == {"prompt": "<lora:line>", "prompt_weights": False}
 
 
 # Published checkpoints, tiny and random, as diffusers writes them
@@ -225,7 +228,7 @@ def test_a_lora_has_a_scale(drawn, adapters):
     on, err = drawn("--lora", "line.safetensors=0.5")
     assert (on != plain).any() and "line.safetensors: LoRA on 1 modules at 0.5" in err
     assert (drawn()[0] == plain).all()
-    assert [read(name).settings.get("given") for name in ("first-2.png", "first-3.png")] == [{"lora": ["line.safetensors=0.5"]}, None]
+    assert [read(name).settings.get("lora") for name in ("first-2.png", "first-3.png")] == [[["line.safetensors", 0.5]], None]
 
 
 def test_a_word_is_learned(drawn, adapters):
@@ -244,7 +247,7 @@ def test_a_refiner_takes_over(drawn, sd1):
     refined, _ = drawn("--refiner", sd1, "--denoising-end", "0.5")
     assert (refined == drawn()[0]).all()  # a refiner that is the model itself goes on where that would have
     record = read("first.png").settings
-    assert record["denoising_end"] == 0.5 and record["given"] == {"refiner": str(sd1)}
+    assert record["denoising_end"] == 0.5 and record["refiner"] == str(sd1)
 
 
 def test_parts_and_brackets(drawn, sd1):

@@ -23,7 +23,7 @@ WRONG = {  # case: arguments, exit code, what the line names
     "no prompt": (["generate"], 2, "--from"),
     "steps no number": (["generate", "x", "--steps", "ten"], 2, "--steps: got 'ten', expected a whole number"),
     "guidance no number": (["generate", "x", "--guidance", "1,5"], 2, "--guidance: got '1,5', expected a number"),
-    "n zero": (["generate", "x", "-n", "0"], 2, "expected at least 1"),
+    "n zero": (["generate", "x", "-n", "0"], 2, "got --n 0: expected a whole number from 1"),
     "size no pair": (["generate", "x", "--size", "64"], 2, "expected WIDTHxHEIGHT"),
     "size negative": (["generate", "x", "--size", "-64x64"], 2, "expected WIDTHxHEIGHT"),
     "size with a line end": (["generate", "x", "--size", "6\n4"], 2, "expected WIDTHxHEIGHT"),

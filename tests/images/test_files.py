@@ -35,7 +35,15 @@ TRICKY = [
 
 
 def settings(prompt: str = "a red apple") -> dict:
-    return {"model": "emoji", "prompt": prompt, "negative_prompt": prompt, "sampler": "euler", "spacing": None, "steps": 20, "seed": 7} | {
+    return {
+        "model": "emoji",
+        "prompt": prompt,
+        "negative_prompt": prompt,
+        "sampler": "euler",
+        "spacing": None,
+        "num_inference_steps": 20,
+        "seed": 7,
+    } | {
         "guidance_scale": 0.1 + 0.2,
         "width": 64,
         "height": 64,
@@ -194,7 +202,7 @@ def test_the_text_of_other_programs_is_read(tmp_path, image):
     info.add_text("parameters", "a cat\nSteps: 6, Sampler: Euler, Seed: 5")
     image.save(tmp_path / "theirs.png", pnginfo=info)
     assert read(tmp_path / "theirs.png") == Embedded(
-        {"prompt": "a cat", "negative_prompt": "", "steps": 6, "sampler": "euler", "seed": 5}, exact=False
+        {"prompt": "a cat", "negative_prompt": "", "num_inference_steps": 6, "sampler": "euler", "seed": 5}, exact=False
     )
 
 

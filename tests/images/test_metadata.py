@@ -18,7 +18,7 @@ SETTINGS = {
     "negative_prompt": "",
     "sampler": "dpmpp_2m",
     "spacing": "karras",
-    "steps": 20,
+    "num_inference_steps": 20,
     "guidance_scale": 5.0,
     "seed": 7,
     "width": 64,
@@ -106,6 +106,10 @@ def test_the_text_names_the_model_without_its_folder(model):
     assert reference(to_parameters({**SETTINGS, "model": model}))["Model"] == "my.model"
 
 
+def test_the_steps_of_a_record_of_version_0_1():
+    assert to_parameters({"prompt": "apple", "steps": 20, "seed": 0}) == "apple\nSteps: 20, Seed: 0"
+
+
 def test_what_is_not_known_is_left_out():
     assert to_parameters({"prompt": "apple", "seed": 0, "spacing": None}) == "apple\nSeed: 0"
 
@@ -131,7 +135,7 @@ def test_a_text_of_the_webui():
     assert from_parameters(text) == {
         "prompt": "girl with a hat, (detailed:1.2)\nsecond line",
         "negative_prompt": "ugly, fat\nmore",
-        "steps": 20,
+        "num_inference_steps": 20,
         "sampler": "dpmpp_2m",
         "spacing": "karras",
         "guidance_scale": 7.5,

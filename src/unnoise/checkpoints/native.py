@@ -25,6 +25,7 @@ from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.tokenizers import Tokenizer
 
 FORMAT = "unnoise-2"
+SAVED = "saved by unnoise"  # how the family of such a file is known
 FORMATS = ("unnoise-1", FORMAT)  # those that are read; the first has one field for each kind of network, see `FIELDS`
 
 
@@ -45,7 +46,7 @@ def recognise(weights: Weights, hints: Hints) -> Found | None:
     expected = {name: value.shape for name, value in spec.build("meta").named_parameters()}
     match(Path(weights.path), weights.shapes, expected)
     parts = {place: Part(config, Layout({"": ""}), weights.prefixed(f"{place}.")) for place, config in spec.networks.items()}
-    return Found(spec, parts, ("saved by unnoise",), {"text_encoder": tokenizer}, complete=True)
+    return Found(spec, parts, (SAVED,), {"text_encoder": tokenizer}, complete=True)
 
 
 def read_spec(path: Path) -> ModelSpec:

@@ -2,7 +2,7 @@
 
 | exit | when |
 | 0    | done |
-| 1    | the machine failed: disk full, memory, or a defect of ours |
+| 1    | the machine failed: disk full, memory, or a defect of ours; or a line of --batch could not be made |
 | 2    | what was asked cannot be done: the line says what was got, what was expected, what to do |
 | 130  | stopped with Ctrl-C |
 

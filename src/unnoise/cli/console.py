@@ -15,10 +15,10 @@ def notice(text: str, quiet: bool = False) -> None:
         print(" ".join(text.split()), file=sys.stderr)
 
 
-def print_json(value: object) -> None:
-    """One JSON object and nothing else on stdout; ASCII where the stream's encoding could not hold a prompt."""
+def print_json(value: object, indent: int | None = 2) -> None:
+    """One JSON object and nothing else on stdout; ASCII where the stream's encoding could not hold a prompt. indent None: on one line."""
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
-    print(json.dumps(value, ensure_ascii=ascii_only, indent=2))
+    print(json.dumps(value, ensure_ascii=ascii_only, indent=indent), flush=indent is None)
 
 
 def print_table(columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:

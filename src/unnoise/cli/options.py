@@ -1,106 +1,130 @@
-"""The options of `unnoise generate`: one line of help each, and the library's argument that each of them sets.
+"""The options of `unnoise generate`, one field each. Those of a request take their help from `Request`, and are called as its fields.
 
-requests.py   text of an option -> value
-given.py      what lies in files: the model, adapters, pictures, ControlNets
+requests.py   text of an option -> JSON of a request
+sources.py    the model that a request is for
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw; quote each prompt.")]
-Text = Annotated[str | None, typer.Option(help="What to keep out.")]
+from unnoise.pipeline.request import Request
 
-# The model
-Model = Annotated[str | None, typer.Option(help="A name, a folder, a hub id owner/name or a .safetensors file.  [default: emoji]")]
-Variant = Annotated[str | None, typer.Option(help="Of a folder's files, such as fp16.")]
-Part = Annotated[list[str] | None, typer.Option(metavar="PLACE=FILE", help="A network from elsewhere: autoencoder=FILE; none leaves out.")]
-Prediction = Annotated[str | None, typer.Option(help="eps, v, ... where the model's file does not tell.")]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.  [default: auto]")]
-Lora = Annotated[list[str] | None, typer.Option(metavar="FILE[=SCALE]", help="A LoRA or its kin; may be given again.")]
-LoraDir = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the files of <lora:name:0.8> in a prompt lie.")]
-Embedding = Annotated[list[str] | None, typer.Option(metavar="FILE[=WORD]", help="A word by textual inversion; may be given again.")]
-Refiner = Annotated[str | None, typer.Option(metavar="MODEL", help="The model that takes over for the last steps.")]
-Classifier = Annotated[str | None, typer.Option(metavar="FILE", help="A classifier of noisy pictures, which pulls towards --label.")]
+Typed = str | int | float | bool | Path | list[str] | list[int] | None  # what typer makes of an option
 
-# How
-Sampler = Annotated[str | None, typer.Option(help="A name from `unnoise samplers`.  [default: the model's]")]
-Spacing = Annotated[str | None, typer.Option(help="How the steps lie in time.  [default: the sampler's]")]
-SamplerOption = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the sampler, such as eta=0.5.")]
-SpacingOption = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the spacing: ending=first.")]
-Steps = Annotated[int | None, typer.Option(help="Steps of the sampler.  [default: the model's]")]
-Guidance = Annotated[float | None, typer.Option(help="How strongly to follow the prompt; 1 is none.  [default: the model's]")]
-Rescale = Annotated[float | None, typer.Option(help="0 to 1: brings the contrast of strong guidance back.  [default: 0]")]
-Interval = Annotated[str | None, typer.Option(metavar="LOW,HIGH", help="Shares of noise where guidance acts.  [default: the model's]")]
-SkipLayers = Annotated[str | None, typer.Option(metavar="N,N,...", help="Blocks for skip-layer guidance, of Stable Diffusion 3.5: 7,8,9.")]
-SkipScale = Annotated[float | None, typer.Option(help="How strong skip-layer guidance is.  [default: 2.5]")]
-End = Annotated[float | None, typer.Option(help="Share of the denoising where the refiner takes over.  [default: 0.8]")]
-ClassifierScale = Annotated[float | None, typer.Option(help="How strongly the classifier pulls.  [default: 1]")]
 
-# What
-Label = Annotated[list[int] | None, typer.Option(help="A class, of models without text; again for several pictures.")]
-Image = Annotated[str | None, typer.Option(metavar="PICTURE", help="A picture to start from.")]
-Strength = Annotated[float | None, typer.Option(help="How far from the picture, 0 to 1.  [default: 0.8; 1 with --mask]")]
-Mask = Annotated[str | None, typer.Option(metavar="PICTURE", help="What is white in it is painted anew, the rest stays.")]
-Control = Annotated[
-    list[str] | None, typer.Option(metavar="NET=PICTURE[,...]", help="A ControlNet; then scale=, start=, end=, guess, hint=, model=.")
-]
-ClipSkip = Annotated[int | None, typer.Option(help="Layers of the text encoder left out.  [default: 0]")]
-SequenceLength = Annotated[int | None, typer.Option(help="Tokens that T5 reads at most.")]
-NoWeights = Annotated[bool, typer.Option("--no-prompt-weights", help="Brackets in prompts are text, no weights.")]
-Seed = Annotated[int | None, typer.Option(help="The same seed makes the same picture; -1 is random.  [default: random]")]
-Size = Annotated[str | None, typer.Option(metavar="WxH", help="Width and height in pixels.  [default: the model's]")]
-Number = Annotated[int | None, typer.Option("--n", "-n", help="Pictures of each prompt.  [default: 1]")]
-Safety = Annotated[str | None, typer.Option(help="What becomes of a flagged picture: black, blur, flag or off.  [default: black]")]
+def asks(name: str, *flags: str, default: str = "", metavar: str | None = None) -> Any:
+    """Return the option that sets a field of Request. flags: where they differ from its name. default: in words, where it has none."""
+    return typer.Option(*flags, metavar=metavar, help=described(name, default))
 
-# Where to, and what is said
-Out = Annotated[Path, typer.Option("--out", "-o", help="A folder, or one .png, .jpg or .webp file.")]
-Again = Annotated[Path | None, typer.Option("--from", metavar="PICTURE", help="Make this picture again, from what it carries.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-NoMetadata = Annotated[bool, typer.Option("--no-metadata", help="Leave prompt and settings out of the files.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
-OPTIONS = {  # the library's argument: the option that sets it
-    "model": "--model",
-    "variant": "--variant",
-    "parts": "--part",
-    "prediction": "--prediction",
+def described(name: str, default: str = "") -> str:
+    """Return the field's line of help, and its default."""
+    field = Request.model_fields[name]
+    shown = default or ("" if field.default is None else _plain(field.default))
+    return f"{field.description}  [default: {shown}]" if shown else str(field.description)
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was typed. None: the option was left out."""
+
+    prompt: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help=f"{described('prompt')} Quote each.")] = None
+    model: Annotated[str | None, typer.Option(help="A name, a folder, a hub id owner/name or a .safetensors file.  [default: emoji]")] = (
+        None
+    )
+    negative_prompt: Annotated[str | None, asks("negative_prompt")] = None
+    sampler: Annotated[str | None, asks("sampler", default="the model's")] = None
+    spacing: Annotated[str | None, asks("spacing", default="the sampler's")] = None
+    sampler_options: Annotated[list[str] | None, asks("sampler_options", "--sampler-option", metavar="NAME=VALUE")] = None
+    spacing_options: Annotated[list[str] | None, asks("spacing_options", "--spacing-option", metavar="NAME=VALUE")] = None
+    num_inference_steps: Annotated[int | None, asks("num_inference_steps", "--steps", default="the model's")] = None
+    guidance_scale: Annotated[float | None, asks("guidance_scale", "--guidance", default="the model's")] = None
+    guidance_rescale: Annotated[float | None, asks("guidance_rescale")] = None
+    guidance_interval: Annotated[str | None, asks("guidance_interval", default="the model's", metavar="LOW,HIGH")] = None
+    skip_guidance_layers: Annotated[str | None, asks("skip_guidance_layers", "--skip-layers", metavar="N,N,...")] = None
+    skip_layer_guidance_scale: Annotated[float | None, asks("skip_layer_guidance_scale", "--skip-layer-scale")] = None
+    seed: Annotated[int | None, asks("seed", default="random")] = None
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Width and height in pixels.  [default: the model's]")] = None
+    num_images_per_prompt: Annotated[int | None, asks("num_images_per_prompt", "--n", "-n")] = None
+    image: Annotated[str | None, asks("image", metavar="PICTURE")] = None
+    strength: Annotated[float | None, asks("strength")] = None
+    mask_image: Annotated[str | None, asks("mask_image", "--mask", metavar="PICTURE")] = None
+    control: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NET=PICTURE[,...]", help=f"{described('control')} Then scale=, start=, end=, guess, hint=, model=."),
+    ] = None
+    lora: Annotated[list[str] | None, asks("lora", metavar="FILE[=SCALE]")] = None
+    lora_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the files of <lora:name:0.8> in a prompt lie.")] = None
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[=WORD]", help="A word by textual inversion; may be given again."),
+    ] = None
+    class_labels: Annotated[list[int] | None, asks("class_labels", "--label")] = None
+    classifier: Annotated[str | None, asks("classifier", metavar="FILE")] = None
+    classifier_scale: Annotated[float | None, asks("classifier_scale")] = None
+    refiner: Annotated[str | None, asks("refiner", metavar="MODEL")] = None
+    denoising_end: Annotated[float | None, asks("denoising_end", default="0.8 with --refiner")] = None
+    clip_skip: Annotated[int | None, asks("clip_skip")] = None
+    max_sequence_length: Annotated[int | None, asks("max_sequence_length")] = None
+    no_prompt_weights: Annotated[bool, typer.Option("--no-prompt-weights", help="Brackets in prompts are text, no weights.")] = False
+    safety: Annotated[str | None, asks("safety")] = None
+    variant: Annotated[str | None, typer.Option(help="Of a folder's files, such as fp16.")] = None
+    parts: Annotated[
+        list[str] | None,
+        typer.Option("--part", metavar="PLACE=FILE", help="A network from elsewhere: autoencoder=FILE; none leaves out."),
+    ] = None
+    prediction: Annotated[str | None, typer.Option(help="eps, v, ... where the model's file does not tell.")] = None
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder, or one .png, .jpg or .webp file.")] = Path("outputs")
+    again: Annotated[Path | None, typer.Option("--from", metavar="PICTURE", help="Make this picture again, from what it carries.")] = None
+    batch: Annotated[Path | None, typer.Option(metavar="JSONL", help="Make each line's pictures; what is done already is skipped.")] = None
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")] = None
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.  [default: auto]")] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; with --batch one a line.")] = False
+    no_metadata: Annotated[bool, typer.Option("--no-metadata", help="Leave prompt and settings out of the files.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False
+
+
+HINTS = get_type_hints(Options, include_extras=True)
+
+
+def _flag(name: str) -> str:
+    """The first flag of an option; typer keeps it in `default` where the option stands in an annotation."""
+    option = get_args(HINTS[name])[1]
+    return option.default if isinstance(option.default, str) else f"--{name.replace('_', '-')}"
+
+
+# A field of Request, or an argument of `load`: the option that sets it
+OPTIONS = {option.name: _flag(option.name) for option in fields(Options)} | {
     "prompt": "PROMPT",
-    "negative_prompt": "--negative-prompt",
-    "num_inference_steps": "--steps",
-    "guidance_scale": "--guidance",
-    "guidance_rescale": "--guidance-rescale",
-    "guidance_interval": "--guidance-interval",
-    "skip_guidance_layers": "--skip-layers",
-    "skip_layer_guidance_scale": "--skip-layer-scale",
-    "sampler": "--sampler",
-    "spacing": "--spacing",
-    "sampler_options": "--sampler-option",
-    "spacing_options": "--spacing-option",
     "height": "--size (height)",
     "width": "--size (width)",
-    "num_images_per_prompt": "--n",
-    "seed": "--seed",
-    "image": "--image",
-    "strength": "--strength",
-    "mask_image": "--mask",
-    "control": "--control",
-    "lora": "--lora",
-    "embedding": "--embedding",
-    "class_labels": "--label",
-    "classifier": "--classifier",
-    "classifier_scale": "--classifier-scale",
-    "refiner": "--refiner",
-    "denoising_end": "--denoising-end",
-    "clip_skip": "--clip-skip",
-    "max_sequence_length": "--max-sequence-length",
     "prompt_weights": "--no-prompt-weights",
-    "safety": "--safety",
-    "dtype": "--dtype",
-    "device": "--device",
     "max_train_steps": "--max-train-steps",
 }
+
+
+def verb(run: Callable[[Options], None]) -> Callable[..., None]:
+    """Make a function of Options a verb: each field is an option of the command."""
+
+    @functools.wraps(run)
+    def typed(**values: Typed) -> None:
+        run(Options(**values))  # pyright: ignore[reportArgumentType]  # typer made them by the types of the fields
+
+    parameters = [
+        inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=HINTS[option.name])
+        for option in fields(Options)
+    ]
+    setattr(typed, "__signature__", inspect.Signature(parameters))  # noqa: B010  (a type checker knows no such attribute)
+    return typed

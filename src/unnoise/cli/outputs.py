@@ -9,6 +9,7 @@ from typing import Any
 
 from unnoise.errors import ArgumentError, FileError
 from unnoise.images import FORMATS
+from unnoise.pipeline.request import Request
 
 OTHERS = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl", ".jp2", ".ppm", ".svg", ".pdf")
 LONGEST_SLUG = 120  # bytes of UTF-8; file systems hold 255 of a whole name
@@ -56,11 +57,18 @@ def save_sheet(result: Any, out: Path) -> str | None:
     return str(save(sheet(result.images, captions), out / "sheet.png"))
 
 
-def pictures(arguments: dict) -> int:
+def pictures(request: Request) -> int:
     """How many are asked for."""
-    prompts, labels = arguments.get("prompt", ""), arguments.get("class_labels", 0)
-    several = (len(given) for given in (prompts, labels) if isinstance(given, list))
-    return max(several, default=1) * (arguments.get("num_images_per_prompt") or 1)
+    columns = (request.prompt, request.class_labels)
+    return max(len(column) if isinstance(column, tuple) else 1 for column in columns) * request.num_images_per_prompt
+
+
+def tell(pictures: list[dict], sheet: str | None) -> None:
+    """Print the paths and seeds of pictures that were written."""
+    for picture in pictures:
+        print(f"{picture['path']}  seed {picture['seed']}")
+    if sheet:
+        print(f"{sheet}  {len(pictures)} pictures")
 
 
 def notes(metadata: list[dict]) -> list[str]:
@@ -69,7 +77,7 @@ def notes(metadata: list[dict]) -> list[str]:
     lines = [f"the safety checker flagged the pictures of seed {', '.join(flagged)} (--safety)"] if flagged else []
     if metadata[0].get("safety_checker") == "absent":
         lines.append("no safety checker: this model came without its weights, so nobody looked at the pictures")
-    return [*dropped(metadata), *lines]
+    return [*metadata[0].get("adapters", ()), *dropped(metadata), *lines]
 
 
 def dropped(metadata: list[dict]) -> list[str]:

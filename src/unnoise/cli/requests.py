@@ -1,66 +1,60 @@
-"""The options of `unnoise generate` as the library's arguments. What a value may be is the library's to say."""
+"""The options of `unnoise generate` as JSON of a request, the form that a line of a batch and a picture's record have too.
+
+What a value may be is the library's to say; here text becomes numbers, lists and names of files.
+
+    --control NET=PICTURE,scale=0.8,start=0,end=0.5,guess,hint=canny,low_threshold=50
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from unnoise.cli.options import OPTIONS
-from unnoise.errors import ArgumentError, FileError
+from unnoise.cli.options import OPTIONS, Options
+from unnoise.errors import ArgumentError, UnknownName
+from unnoise.pipeline.lines import LOADED, request_of
+from unnoise.pipeline.request import Request
 
-NAMES = {  # an option's parameter: the library's argument, where they differ
-    "prompts": "prompt",
-    "steps": "num_inference_steps",
-    "guidance": "guidance_scale",
-    "sampler_option": "sampler_options",
-    "spacing_option": "spacing_options",
-    "skip_layers": "skip_guidance_layers",
-    "skip_layer_scale": "skip_layer_guidance_scale",
-    "n": "num_images_per_prompt",
-    "mask": "mask_image",
-    "label": "class_labels",
-    "part": "parts",
-}
-NO_ARGUMENTS = ("out", "again", "lora_dir", "dtype", "device", "as_json", "no_metadata", "quiet")
-WATCHED = ("model_hash", "version", "dtype", "device")  # what else decides the last bit of a pixel
+Record = dict[str, Any]  # JSON: fields of a request, the model that it is for, and what made a picture
+CONTROL = ("scale", "start", "end", "guess", "hint")  # settings of a control; others are options of its hint
+NUMBERS = {"scale": 1.0, "start": 0.0, "end": 1.0}
 
 
-def given(**options: Any) -> dict:
-    """The options that were given; an absent one (None, or an empty list) leaves the choice to the recorded settings or the model."""
-    arguments = {NAMES.get(name, name): value for name, value in options.items() if name not in NO_ARGUMENTS and value not in (None, [])}
-    if arguments.pop("no_prompt_weights", False):
-        arguments["prompt_weights"] = False
-    for name in ("sampler_options", "spacing_options"):
-        if name in arguments:
-            arguments[name] = named_values(OPTIONS[name], arguments[name])
-    if "guidance_interval" in arguments:
-        arguments["guidance_interval"] = interval(arguments["guidance_interval"])
-    if "skip_guidance_layers" in arguments:
-        arguments["skip_guidance_layers"] = layers(arguments["skip_guidance_layers"])
-    if "class_labels" in arguments and len(arguments["class_labels"]) == 1:  # as a picture's record has it
-        arguments["class_labels"] = arguments["class_labels"][0]
-    if "size" in arguments:
-        arguments["width"], arguments["height"] = size(arguments.pop("size"))
-    if arguments.get("seed") == -1:  # the habit of other programs: -1 is a random seed
-        arguments["seed"] = None
-    for prompt in arguments.get("prompt", ()):
-        check_text(prompt)
-    return arguments
+def parse(options: Options) -> Record:
+    """Return what was typed as JSON; an option that was left out is not in it. Raises ArgumentError or UnknownName."""
+    typed = {name: getattr(options, name) for name in OPTIONS if name in (*Request.model_fields, *LOADED) and hasattr(options, name)}
+    record = {name: from_text(name, value) for name, value in typed.items() if value not in (None, [])}
+    if options.no_prompt_weights:
+        record["prompt_weights"] = False
+    if options.size is not None:
+        record["width"], record["height"] = size(options.size)
+    return record
 
 
-def named_values(option: str, texts: list[str]) -> dict:
+def from_text(name: str, value: Any) -> Any:
+    """Return one option's text, or its texts, as JSON."""
+    return READERS[name](value) if name in READERS else value
+
+
+def one_or_several(values: list[Any]) -> Any:
+    """One prompt or label stands alone, as in a picture's record."""
+    return values[0] if len(values) == 1 else values
+
+
+def named_values(option: str, texts: Iterable[str]) -> dict[str, int | float | str]:
     """["eta=0.5", "order=2"] -> {"eta": 0.5, "order": 2}; what is no number stays a text."""
     values = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
             raise ArgumentError(f"{option}: got {text!r}, expected NAME=VALUE such as eta=0.5")
-        values[name] = _number(value)
+        values[name] = _number_or_text(value)
     return values
 
 
-def _number(text: str) -> int | float | str:
+def _number_or_text(text: str) -> int | float | str:
     for kind in (int, float):
         try:
             return kind(text)
@@ -79,7 +73,7 @@ def size(text: str) -> tuple[int, int]:
 
 def interval(text: str) -> list[float]:
     """LOW,HIGH; in a list, as a record has it."""
-    ends = [_number(end) for end in text.split(",")]
+    ends = [_number_or_text(end) for end in text.split(",")]
     if len(ends) != 2 or any(isinstance(end, str) for end in ends):
         raise ArgumentError(f"--guidance-interval: got {text!r}, expected LOW,HIGH such as 0.2,0.8")
     return [float(end) for end in ends]
@@ -92,67 +86,118 @@ def layers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
+def parts(texts: Iterable[str]) -> dict[str, str | None]:
+    """["autoencoder=vae.safetensors", "text_encoder_3=none"]"""
+    found = {}
+    for text in texts:
+        place, equals, file = text.partition("=")
+        if not (place and equals and file):
+            raise ArgumentError(f"--part: got {text!r}, expected PLACE=FILE such as autoencoder=vae.safetensors, or PLACE=none")
+        found[place] = None if file == "none" else file
+    return found
+
+
+def word(text: str) -> list[str | None]:
+    """FILE or FILE=WORD, as [FILE, WORD]."""
+    file, _, name = text.partition("=")
+    return [text, None] if Path(text).exists() or not name else [file, name]
+
+
+def scaled(text: str) -> list[str | float]:
+    """FILE or FILE=SCALE, as [FILE, SCALE]."""
+    found = re.fullmatch(r"(.+)=([^=]*)", text)
+    if Path(text).exists() or not found:
+        return [text, 1.0]
+    return [found[1], number("--lora", text, found[2])]
+
+
+def number(option: str, text: str, value: str) -> float:
+    """Raises ArgumentError for what is no number."""
+    try:
+        return float(value)
+    except ValueError:
+        raise ArgumentError(f"{option}: got {value!r} in {text!r}, expected a number") from None
+
+
+def control(text: str) -> Record:
+    """NET=PICTURE and its settings, as a record has a control. Raises ArgumentError or UnknownName."""
+    net, picture, settings = split(text)
+    guess = settings.pop("guess", "") == "guess"
+    values = {name: number("--control", text, settings.pop(name, str(default))) for name, default in NUMBERS.items()}
+    return {"net": net, "image": picture, **values, "guess": guess, **_hint(text, settings)}
+
+
+def _hint(text: str, settings: dict[str, str]) -> Record:
+    """The preprocessor of a control's picture, with its options."""
+    kind, file = settings.pop("hint", None), settings.pop("model", None)
+    if kind is None:
+        if unknown := [*settings, *(["model"] if file else [])]:
+            raise UnknownName("setting of --control", unknown[0], CONTROL)
+        return {}
+    from unnoise.images.hints import HINTS
+
+    if kind not in HINTS:
+        raise UnknownName("hint", kind, HINTS)
+    options = {**({"model": file} if file else {}), **{name: number("--control", text, value) for name, value in settings.items()}}
+    return {"hint": kind, **({"hint_options": options} if options else {})}
+
+
+def split(text: str) -> tuple[str, str, dict[str, str]]:
+    """NET, PICTURE and the settings behind it, from the right: a picture's own name may have commas."""
+    net, _, rest = text.partition("=")
+    settings: dict[str, str] = {}
+    while found := re.fullmatch(r"(.*),(?:(guess)|(\w+)=([^,]*))", rest):
+        rest = found[1]
+        settings = {found[2] or found[3]: found[2] or found[4], **settings}
+    if not (net and rest):
+        raise ArgumentError(f"--control: got {text!r}, expected NET=PICTURE such as canny.safetensors=edges.png,scale=0.8")
+    return net, rest, settings
+
+
+READERS: dict[str, Callable[[Any], Any]] = {  # options whose text means more than itself
+    "prompt": one_or_several,
+    "class_labels": one_or_several,
+    "sampler_options": lambda texts: named_values("--sampler-option", texts),
+    "spacing_options": lambda texts: named_values("--spacing-option", texts),
+    "guidance_interval": interval,
+    "skip_guidance_layers": layers,
+    "control": lambda texts: [control(text) for text in texts],
+    "lora": lambda texts: [scaled(text) for text in texts],
+    "parts": parts,
+    "embedding": lambda texts: [word(text) for text in texts],
+}
+
+
+def over(base: Record, changes: Record) -> Record:
+    """Return a record with changes over it. Another sampler or spacing has other options: those of the old one go."""
+    other = left_out(base, changes)
+    return {**{name: value for name, value in base.items() if name not in other}, **changes}
+
+
+def left_out(base: Record, changes: Record) -> list[str]:
+    """Options of a sampler or spacing that the changes replace."""
+    names = ("sampler", "spacing")
+    return [f"{name}_options" for name in names if name in changes and changes[name] != base.get(name) and f"{name}_options" in base]
+
+
+def request(record: Record) -> Request:
+    """Read the request of a record, for the command. Raises ArgumentError or UnknownName."""
+    asked = request_of(record)
+    for prompt in texts(asked.prompt):
+        check_text(prompt)
+    if asked.output_type != "pil":
+        raise ArgumentError(f"got output_type {asked.output_type!r}: the command writes pictures, leave it out")
+    return asked
+
+
+def texts(prompt: str | Iterable[str] | None) -> list[str]:
+    """One prompt, or several, as a list."""
+    return [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
+
+
 def check_text(prompt: str) -> None:
     """Refuse bytes that are no UTF-8; the shell passes them on as lone surrogates."""
     try:
         prompt.encode()
     except UnicodeEncodeError:
         raise ArgumentError(f"the prompt {prompt!a} is not valid UTF-8: expected text") from None
-
-
-def recorded(path: Path) -> tuple[dict, bool]:
-    """The settings inside a picture, and whether they are our own record, which makes the same pixels again."""
-    from unnoise.images.files import read
-
-    embedded = read(path)
-    for name in ("prompt", "model", "dtype", "device") if embedded.exact else ():
-        value = embedded.settings.get(name, "" if name in ("dtype", "device") else None)
-        if not isinstance(value, str):
-            raise FileError(f"the settings in {str(path)!r} are damaged: its {name} is {value!r}, expected a text")
-    for name in ("inputs", "given") if embedded.exact else ():
-        value = embedded.settings.get(name, {})
-        if not isinstance(value, dict):
-            raise FileError(f"the settings in {str(path)!r} are damaged: its {name} are {value!r}, expected names and values")
-    return embedded.settings, embedded.exact
-
-
-def check_inputs(record: dict, asked: dict, source: Path) -> None:
-    """Refuse a record that another program of the library wrote, which has no names of what it was given."""
-    names = ["lora" if name == "adapters" else name for name in record.get("inputs", {})]
-    missing = [name for name in names if name not in asked and not (name == "lora" and "embedding" in asked)]
-    if missing:
-        options = ", ".join(OPTIONS.get(name, name) for name in missing)
-        raise ArgumentError(f"{str(source)!r} was made with what it does not name: give {options} again")
-
-
-def merge(again: dict, asked: dict, source: Path) -> tuple[dict, list[str]]:
-    """Options over recorded arguments, and a notice for each option that changes one.
-
-    Another sampler or spacing has other options: the recorded ones of the old one go.
-    """
-    other = [f"{name}_options" for name in ("sampler", "spacing") if name in asked and asked[name] != again.get(name)]
-    kept = {name: value for name, value in again.items() if name not in other}
-    notices = {
-        f"{OPTIONS[name]}: {shown(value)} instead of {shown(again[name])} in {str(source)!r}"
-        for name, value in asked.items()
-        if name in again and shown(again[name]) != shown(value)
-    }
-    left = {
-        f"{OPTIONS[name]}: {shown(again[name])} in {str(source)!r} is left out" for name in other if name in again and name not in asked
-    }
-    return {**kept, **asked}, sorted(notices | left)
-
-
-def shown(value: object) -> str:
-    """A value as a notice prints it; one prompt and a list of one are the same."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return "random" if value is None else repr(value)
-
-
-def differences(settings: dict, made: dict) -> list[str]:
-    """Why the pixels of `--from` may differ: what was used then and now, where it is not the same."""
-    pairs = [(name, settings.get(name), made.get(name)) for name in WATCHED]
-    then, now = settings.get("inputs", {}), made.get("inputs", {})
-    pairs += [(OPTIONS.get(name, name), value, now.get(name)) for name, value in then.items()]
-    return [f"{name} was {old!r} and is {new!r}: the pixels may differ" for name, old, new in pairs if old is not None and old != new]

@@ -63,7 +63,7 @@ def labelled(settings: dict) -> list[tuple[str, object]]:
     """Label and value in the order in which A1111 writes them."""
     sampler, spacing, size = settings.get("sampler"), settings.get("spacing"), (settings.get("width"), settings.get("height"))
     return [
-        ("Steps", settings.get("steps")),
+        ("Steps", settings.get("num_inference_steps", settings.get("steps"))),  # "steps" in records of version 0.1
         ("Sampler", SAMPLERS.get(str(sampler), sampler)),
         ("Schedule type", SPACINGS.get(str(spacing), spacing)),
         ("CFG scale", settings.get("guidance_scale")),
@@ -109,7 +109,7 @@ def from_parameters(text: str) -> dict:
 def renamed(values: dict[str, str]) -> dict:
     """A1111's labels and values to ours."""
     ours: dict = {}
-    for label, name, kind in (("Steps", "steps", int), ("CFG scale", "guidance_scale", float), ("Seed", "seed", int)):
+    for label, name, kind in (("Steps", "num_inference_steps", int), ("CFG scale", "guidance_scale", float), ("Seed", "seed", int)):
         if label in values:
             ours[name] = number(label, values[label], kind)
     if "Size" in values:

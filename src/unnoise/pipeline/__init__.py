@@ -8,7 +8,7 @@ conditionings.py  how text, sizes and labels become the network's condition: one
 encoding.py       the text encoders of a model, and the rows that they make
 start.py          noise, plan and rows: a Run, ready to be advanced
 stages.py         what stands around the steps: encoding pictures, decoding latents, the safety checker, a refiner
-records.py        what a picture carries, and a request again from it
+records.py        what a picture carries; lines.py reads a request again from it
 model.py          Model: request, answer, generate
 loading.py        models by name, file, folder or hub id; controls.py, classifiers.py and adapters.py open the rest
 """

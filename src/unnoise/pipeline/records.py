@@ -12,16 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-from unnoise.errors import ArgumentError
 from unnoise.pipeline import adapters, inputs
 from unnoise.pipeline.inputs import Control
 from unnoise.pipeline.job import Job
+from unnoise.pipeline.lines import request_of as request_of
 from unnoise.pipeline.request import Request
 
-# What a record says beside the fields of its request
-MADE = ("model_hash", "version", "dtype", "device", "dropped_tokens", "decoded_in", "safety_checker", "adapters")
-LOADED = ("model", "variant", "prediction", "parts", "embedding")  # what `load` was given, and words of textual inversion
-OLDER = {"steps": "num_inference_steps"}  # names that pictures of version 0.1 carry
 PICTURES = ("image", "mask_image")
 PER_PICTURE = ("prompt", "negative_prompt", "seed", "class_labels")
 UNRECORDED = {*PER_PICTURE, "num_images_per_prompt", "output_type"}
@@ -44,10 +40,12 @@ def records(job: Job, asked: Request) -> list[dict[str, Any]]:
         **settings,
         **({"strength": job.strength} if asked.image is not None and job.request.denoising_start is None else {}),
     }
+    one_each = {name: plain[name] for name in PICTURES if isinstance(plain.get(name), list) and len(plain[name]) > 1}
     rows = zip(job.prompts, job.negative_prompts, job.seeds, job.labels, strict=True)
     return [
         {"prompt": prompt, "negative_prompt": negative, "seed": seed, **({} if label is None else {"class_labels": label}), **common}
-        for prompt, negative, seed, label in rows
+        | {name: several[i] for name, several in one_each.items()}
+        for i, (prompt, negative, seed, label) in enumerate(rows)
     ]
 
 
@@ -58,7 +56,8 @@ def to_json(name: str, value: Any) -> Any:
     if name in PICTURES:
         return inputs.to_json(value)
     if name == "control":
-        return [inputs.control_to_json(one) for one in _several(value) if isinstance(one, Control)]
+        controls = [one if isinstance(one, Control) else inputs.control_from_json(one) for one in _several(value)]
+        return [inputs.control_to_json(one) for one in controls]
     if name in ("refiner", "classifier"):
         return str(value) if isinstance(value, str | Path) else str(getattr(value, "name", None) or getattr(value, "path", ""))
     if name == "lora":
@@ -68,20 +67,3 @@ def to_json(name: str, value: Any) -> Any:
 
 def _several(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else [value]
-
-
-def request_of(record: Mapping[str, Any]) -> Request:
-    """Read a record, or a line of a batch. Raises UnknownName or ArgumentError, one line each."""
-    if not isinstance(record, Mapping):
-        raise ArgumentError(f"got {record!r}: expected an object with the fields of a request")
-    named = {OLDER.get(name, name): value for name, value in record.items() if name not in (*MADE, *LOADED)}
-    return Request(**{name: from_json(name, value) for name, value in named.items()})
-
-
-def from_json(name: str, value: Any) -> Any:
-    """Return one field of JSON as a request takes it."""
-    if name == "lora" and isinstance(value, list):
-        return [tuple(item) if isinstance(item, list) else item for item in value]
-    if name == "latents" and isinstance(value, Mapping):
-        raise ArgumentError(f"the latents with sha256 {value.get('sha256')} were no file: give them again")
-    return value

@@ -110,7 +110,7 @@ def _field(default: Any, text: str) -> Any:
 class Request(BaseModel):
     """What to make. None is the model's own default. Raises UnknownName for a field that does not exist, ArgumentError for a value."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, defer_build=True)
 
     prompt: Texts = _field(None, "What to draw: a text, or several.")
     negative_prompt: Texts = _field(None, "What to keep out.")
