@@ -13,6 +13,7 @@ from unnoise.controls import ControlModel
 import unnoise
 from unnoise.images import hints
 from unnoise.networks.controlnet import ControlNet, ControlNetConfig
+from unnoise.pipeline.controls import ControlModel
 
 model = tiny()
 net = ControlNet(ControlNetConfig(UNET, hint_widths=(16, 16, 32, 32))).eval()

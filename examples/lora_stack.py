@@ -11,7 +11,7 @@ import unnoise
 
 torch.manual_seed(0)
 model = unnoise.load("emoji")
-before = {name: value.clone() for name, value in model.networks.state_dict().items()}
+before = {name: value.detach().clone() for name, value in model.networks.named_parameters()}
 
 for name, place in (("line", "down_blocks.1.attentions.0"), ("flat", "mid_block.attentions.0")):
     weight = before[f"network.{place}.to_q.weight"]
@@ -28,7 +28,7 @@ plain = draw()
 for stack in ([("line.safetensors", 0.8)], [("flat.safetensors", 0.5)], [("line.safetensors", 0.8), ("flat.safetensors", 0.5)]):
     print(stack, f"mean difference {(draw(*stack) - plain).abs().mean():.4f}")
 print("scale 0 is off:", torch.equal(draw(("line.safetensors", 0.0)), plain))
-print("the weights are as they were:", all(torch.equal(value, before[name]) for name, value in model.networks.state_dict().items()))
+print("the weights are as they were:", all(torch.equal(value, before[name]) for name, value in model.networks.named_parameters()))
 
 # For many requests, put them on once: this is a second model that shares all weights that the LoRAs do not change.
 styled = model.with_lora([("line.safetensors", 0.8), ("flat.safetensors", 0.5)])

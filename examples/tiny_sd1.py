@@ -8,11 +8,12 @@ import torch
 from unnoise.model import Model
 
 import unnoise
-from unnoise.checkpoints import families
+from unnoise.families import table
 from unnoise.networks import tokenizers
 from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.text import CLIPTextConfig
 from unnoise.networks.unet import UNetConfig
+from unnoise.pipeline.model import Model
 
 UNET = UNetConfig(widths=(32, 64), depths=(1, 0), blocks=1, context_width=32)
 
@@ -21,8 +22,8 @@ def tiny() -> Model:
     """Write the model as CompVis' single file, and load that."""
     torch.manual_seed(0)
     text = CLIPTextConfig(width=32, layers=2, heads=2, mlp=64)
-    sizes = {"unet": UNET, "text": text, "autoencoder": AutoencoderConfig(widths=(32, 32, 32, 32), blocks=1)}
-    spec = families.resized(families.family("sd1"), sizes)
+    sizes = {"network": UNET, "text_encoder": text, "autoencoder": AutoencoderConfig(widths=(32, 32, 32, 32), blocks=1)}
+    spec = table.resized(table.family("sd1"), sizes)
     networks = spec.build()
     for parameter in networks.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
