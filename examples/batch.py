@@ -1,47 +1,34 @@
-"""Answer many unlike requests with one forward a round: each has its own solver, its own number of steps and its own condition.
+"""Answer many unlike requests together: each has its own prompt, solver, steps and guidance, and they share every call of the network.
 
-A `Run` is one request. It says which point it wants denoised next, and `advance` answers all of them with one call of the denoiser.
-Requests join and leave between two calls, as in a server. A request's result does not depend on what else is in its batch.
+`model.start` makes a `Run` of a request. A run says which point it wants denoised next, and `advance` answers all of them with one call of
+the denoiser. Requests join and leave between two calls, as in a server. A picture does not depend on what else is in its batch.
 """
 
-import torch
-from torch import Tensor
-
 import unnoise
-from unnoise.conditioning import Cond
-from unnoise.diffusion.noise import Streams
-from unnoise.diffusion.sampling import Run, advance, plan, stream
+from unnoise.diffusion.sampling import advance
 
-schedule = unnoise.schedules.flow()
-calls = 0
+model = unnoise.load("emoji")
+requests = [
+    model.request("a red apple", seed=7, num_inference_steps=6),
+    model.request("a blue heart", seed=8, num_inference_steps=3, sampler="heun"),
+    model.request("파란 자동차", seed=9, num_inference_steps=5, sampler="euler_ancestral", guidance_scale=1.0),
+    model.request("a black cat", seed=10, num_inference_steps=4, guidance_scale=5.0),
+]
+jobs = [model.resolve(request) for request in requests]  # refuses here what the model cannot do
+runs = [model.start(job) for job in jobs]  # encodes the prompts
 
-
-def denoiser(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """E[x_0 | x_t] of data N(label, 0.25), in place of a network: x (rows of all requests, 4)."""
-    global calls
-    calls += 1
-    alpha, sigma, mean = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None], cond.need("labels", "this denoiser")[:, None]
-    return mean + alpha * 0.25 / (alpha**2 * 0.25 + sigma**2) * (x - alpha * mean)
-
-
-def request(seed: int, sampler: str, steps: int, label: int) -> Run:
-    """One picture of 4 numbers; its noise depends on its seed alone."""
-    noise = Streams([seed])
-    return Run(noise.draw(torch.empty(1, 4)), plan(schedule, sampler, steps), noise, Cond(labels=torch.tensor([label])))
-
-
-asked = [(1, "euler", 20, 0), (2, "heun", 7, 3), (3, "dpmpp_2m", 12, 5), (4, "euler_ancestral", 30, -2)]
-waiting = [request(*arguments) for arguments in asked]
-running, finished = waiting[:2], {}
+calls, running = 0, runs[:2]
 while running:
-    for run, state in zip(running, advance(running, denoiser), strict=True):
+    for state in advance(running, model.denoiser):
         if isinstance(state, Exception):
-            raise state  # a server reports it to its own request; the others go on
-        if run.done:
-            finished[run] = run.state
-    running = [run for run in running if not run.done] + [run for run in waiting[2:] if calls == 3]  # two requests join late
-print(f"{len(finished)} requests, {calls} calls of the denoiser")
+            raise state  # it is the error of one request: a server reports it, and the others go on
+    calls += 1
+    late = runs[2:] if calls == 2 else []  # two requests join after the second call
+    running = [run for run in running if not run.done] + late
+print(len(runs), "requests,", calls, "calls of the denoiser")
 
-for run, arguments in zip(waiting, asked, strict=True):
-    *_, alone = stream(request(*arguments), denoiser)
-    print(arguments, "equal to the same request alone:", torch.equal(alone.x, finished[run]))
+for request, job, run in zip(requests, jobs, runs, strict=True):
+    picture = model.finish(run.state, job, model.read(job), request).images[0]
+    picture.save(f"{job.seeds[0]}.png")
+    *_, last = model.answer(request)  # the same request alone
+    print(request.prompt, "is equal to the same request alone:", last.result().images[0].tobytes() == picture.tobytes())

@@ -11,7 +11,7 @@ import unnoise
 
 torch.manual_seed(0)
 model = unnoise.load("emoji")
-before = {name: value.clone() for name, value in model.networks.named_parameters()}
+before = {name: value.detach().clone() for name, value in model.networks.named_parameters()}
 
 for name, place in (("line", "down_blocks.1.attentions.0"), ("flat", "mid_block.attentions.0")):
     weight = before[f"network.{place}.to_q.weight"]

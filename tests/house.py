@@ -56,6 +56,7 @@ PACKED = frozenset(
         "papers: _adm",
         "papers: _classifier",
         "solvers: Solver.with_options",
+        "stages: _handed_over",
         "table: _row",
     }
 )
@@ -64,7 +65,7 @@ PACKED = frozenset(
 CROSSING = {"peers", "pretend"}  # folders of tests that cross all of it
 ABOUT_ALL = {"test_builtin", "test_contributing", "test_docs", "test_examples", "test_house"}
 UNTESTED_ALONE = {"__main__", "errors", "version"}  # single modules without a file of tests: those of others cover them
-THEMES = {"checkpoints/test_refusals", "cli/test_inputs", "networks/test_sizes"}  # named after a theme that a module elsewhere bears too
+THEMES = {"cli/test_process"}  # named after a theme that a module elsewhere bears too
 
 PEERS = {"diffusers", "transformers", "peft", "k_diffusion", "torch_fidelity"}  # tests compare with them; the package stands alone
 IMPORT_NAMES = {"pillow": "PIL", "opencv-python-headless": "cv2"}  # where a distribution's import is not its name with underscores
@@ -306,11 +307,12 @@ def _calls_locals(node: Function) -> bool:
 # Tests
 
 
-def mirror(sources: Tree, tests: Iterable[str]) -> list[str]:
-    """Tests that do not stand where the name of what they test says; `tests`: paths such as "diffusion/test_grids", without ending.
+def mirror(sources: Tree, tests: Mapping[str, str]) -> list[str]:
+    """Tests that do not stand where the name of what they test says; `tests`: text by path without ending, as "diffusion/test_grids".
 
     Every package has a folder of its name in tests/, every single module a file there, and a file that is named after a module,
-    "test_grids" or "test_grids_of_time", lies in the folder of that module's package.
+    "test_grids" or "test_grids_of_time", lies in the folder of that module's package. A file that imports from the package of its folder
+    may have any name.
     """
     homes: dict[str, set[str]] = {}  # name of a module or package -> the folders in which its tests may lie
     for parts in (name.split(".")[1:] for name in sources if "." in name):
@@ -326,9 +328,15 @@ def mirror(sources: Tree, tests: Iterable[str]) -> list[str]:
     untested = sorted(name for name in single if not any(_named(test, name) for test in at_top))
     faults += [f"{PACKAGE}.{name}: no file tests/test_{name}.py" for name in untested]
     for folder, test in files:
-        if folder.split("/")[0] not in CROSSING and f"{folder}/{test}" not in THEMES and not (not folder and test in ABOUT_ALL):
+        path, room = f"{folder}/{test}".lstrip("/"), folder.split("/")[0]
+        if not (room in CROSSING or path in THEMES or path in ABOUT_ALL or (room and f"{PACKAGE}.{room}" in tests[path])):
             faults += _misplaced(folder, test, homes)
     return faults
+
+
+def tests_of(root: Path) -> dict[str, str]:
+    """The text of every file of tests, by its path below `root` without ending."""
+    return {path.relative_to(root).with_suffix("").as_posix(): path.read_text(encoding="utf-8") for path in root.rglob("test_*.py")}
 
 
 def _misplaced(folder: str, test: str, homes: Mapping[str, set[str]]) -> list[str]:

@@ -30,7 +30,7 @@ SHOWN = {
         r"^flat.*0\.5$",
     ],
     "compare_solvers": [r"^\w+ +\d+ steps: relative error 0\.0", r"^(ddim|heun) +\d+ steps: relative error 0\.\d+\n\Z"],
-    "batch": [r"^4 requests, \d+ calls", *[r"\(\d, '\w+', \d+, -?\d\) equal to the same request alone: True$"] * 4],
+    "batch": [r"^4 requests, \d+ calls", *[r"^.* is equal to the same request alone: True$"] * 4],
 }
 
 

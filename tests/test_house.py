@@ -48,8 +48,7 @@ def test_arguments_can_be_followed():
 
 
 def test_tests_mirror_the_source():
-    tests = house.ROOT / "tests"
-    assert house.mirror(SOURCES, [path.relative_to(tests).with_suffix("").as_posix() for path in tests.rglob("test_*.py")]) == []
+    assert house.mirror(SOURCES, house.tests_of(house.ROOT / "tests")) == []
 
 
 def test_imports_are_declared():
@@ -198,8 +197,10 @@ def test_the_list_of_packed_arguments_only_shrinks():
 def test_a_test_in_the_wrong_place_is_seen(test: str | None, expected: str):
     sources = {f"unnoise.{name}": "" for name in ("model", "version", "diffusion.grids", "data.pictures", "data.sets.emoji")}
     right = ["test_model", "test_house", "diffusion/test_grids", "diffusion/test_orders", "data/test_pictures", "data/sets/test_emoji"]
-    assert house.mirror(sources, [*right, "peers/test_grids", "data/test_sets", "data/test_emoji"]) == []
-    faults = house.mirror(sources, [*right, test] if test else [name for name in right if name in ("test_house", "diffusion/test_grids")])
+    fine = dict.fromkeys([*right, "peers/test_grids", "data/test_sets", "data/test_emoji"], "")
+    assert house.mirror(sources, fine | {"data/test_grids": "from unnoise.data import pictures"}) == []
+    wrong = [*right, test] if test else [name for name in right if name in ("test_house", "diffusion/test_grids")]
+    faults = house.mirror(sources, dict.fromkeys(wrong, ""))
     assert any(expected in line for line in faults), faults
 
 
