@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from unnoise.checkpoints.adapters import cache
 from unnoise.checkpoints.adapters.files import Adapter, apply
-from unnoise.checkpoints.adapters.files import read as read_adapter
 from unnoise.checkpoints.adapters.words import Embedding, vectors
 from unnoise.checkpoints.adapters.words import read as read_words
 from unnoise.checkpoints.store.weights import Weights
@@ -49,9 +49,7 @@ def _scale(value: Any) -> bool:
 def put_on(networks: Networks, tokenizers: Mapping[str, Tokenizer], before: Mapping[str, Tensor], given: Any, strict: bool) -> Adapted:
     """Raises FileError for a file of another family, or one with keys that fit nowhere."""
     parts = {place: network for place, network in networks.items() if place not in ("autoencoder", "preview")}
-    read = [
-        (one if isinstance(one, Adapter) else read_adapter(Weights.open(one), parts, strict=strict), scale) for one, scale in pairs(given)
-    ]
+    read = [(one if isinstance(one, Adapter) else cache.read(one, parts, strict=strict), scale) for one, scale in pairs(given)]
     changed = apply(parts, [(adapter, scale) for adapter, scale in read])
     told = tuple(f"{adapter.path}: {', '.join(adapter.kinds)} on {adapter.matched} modules at {scale:g}" for adapter, scale in read)
     new = tuple(word for adapter, _ in read for word in adapter.embeddings)
