@@ -15,6 +15,7 @@ from torch import nn
 from unnoise.data import emoji, pictures
 from unnoise.data.pictures import Batches, Pictures
 from unnoise.diffusion.losses import Loss, TimeSampling
+from unnoise.families.spec import ModelSpec
 from unnoise.networks import tokenizers
 from unnoise.networks.tokenizers import Tokenizer
 from unnoise.pipeline.model import Model
@@ -41,7 +42,7 @@ def prepare(config: TrainConfig) -> Run[EmojiBatch]:
     device = _device(config.device)
     torch.manual_seed(config.seed)  # the first weights
     made = spec(config, tokenizer)
-    model = Model(made, tokenizer, Networks(made.build().to(device), made.networks, Placement(device, torch.float32)))
+    model = Model(made, tokenizer, _placed(made, made.build().to(device), Placement(device, torch.float32)))
     trainee = _trainee(model)
     if config.compile:
         _compile(model)
@@ -59,8 +60,13 @@ def with_values(model: Model, values: Values, dtype: torch.dtype) -> Model:
     networks = model.spec.build("meta")
     weights = {name.removeprefix(PREFIX): value.detach().to(dtype) for name, value in values.items()}
     networks.load_state_dict(weights, strict=True, assign=True)
-    placed = Networks(networks.eval().requires_grad_(False), model.spec.networks, Placement(model.device, dtype))
+    placed = _placed(model.spec, networks.eval().requires_grad_(False), Placement(model.device, dtype))
     return Model(model.spec, model.tokenizers, placed)
+
+
+def _placed(described: ModelSpec, networks: nn.ModuleDict, where: Placement) -> Networks:
+    configs: dict[str, object] = {**described.networks}
+    return Networks(networks, configs, where)
 
 
 def _trainee(model: Model) -> Trainee:
