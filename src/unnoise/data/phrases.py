@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 
 NUMBERS = {"en": {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}, "ko": {2: ("두", "2"), 3: ("세", "3"), 4: ("네", "4")}}
+# fmt: off
 # A thing by itself. {} is the name, {a} the name with its article.
 SINGLE = {
-    "en": ("{}", "{}", "{}", "{a}", "{a}", "{a}", "the {}", "{} emoji", "a picture of {a}", "draw {a}", "a drawing of {a}", "my {}", "one {}"),
-    "ko": ("{}", "{}", "{}", "{}", "{}", "{} 그림", "{} 이모지", "{} 하나", "{} 그려줘", "{subject} 있다", "{object} 그려 주세요"),
+    "en": (
+        "{}", "{}", "{}", "{a}", "{a}", "{a}", "the {}", "{} emoji", "a picture of {a}", "draw {a}", "a drawing of {a}", "my {}", "one {}",
+        "there is {a}", "i want {a}", "{a} please",
+    ),
+    "ko": (
+        "{}", "{}", "{}", "{}", "{}", "{}", "{}", "{} 그림", "{} 이모지", "{} 하나", "{} 한 개", "{} 그려줘", "{subject} 있다", "{subject} 있어요",
+        "{object} 그려 주세요", "{object} 보여줘", "{topic} 어디에", "{}의 모습",
+    ),
 }
+# fmt: on
 # Words that change nothing of the picture.
 ADJECTIVES = {
     "en": ("cute", "big", "little", "small", "nice", "pretty", "beautiful", "new", "simple", "lovely", "large", "tiny", "funny"),
@@ -64,6 +72,8 @@ def plural(noun: str) -> str:
     head, space, last = noun.rpartition(" ")
     if is_plural(last):
         return noun
+    if last.endswith("fish"):
+        return noun
     if last not in _IRREGULAR:
         stem = re.sub(r"(?<=[^aeiou])y$", "ie", last)
         return head + space + stem + ("es" if re.search(r"(s|x|z|ch|sh)$", stem) else "s")
@@ -82,4 +92,5 @@ def particle(word: str, closed: str, open_: str) -> str:
 
 def single(form: str, name: str) -> str:
     """One of SINGLE around a name of either language."""
-    return form.format(name, a=with_article(name), subject=particle(name, "이", "가"), object=particle(name, "을", "를"))
+    marked = {"subject": particle(name, "이", "가"), "object": particle(name, "을", "를"), "topic": particle(name, "은", "는")}
+    return form.format(name, a=with_article(name), **marked)
