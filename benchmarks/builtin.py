@@ -21,6 +21,7 @@ from pathlib import Path
 import prompted
 import sharpness
 import torch
+import torch.nn.functional as F
 from prompted import Gallery, Prompt, Verdict
 from torch import Tensor
 from trunk import NAME, Trunk
@@ -113,7 +114,14 @@ class Measured:
         drawn = self._draw([prompt.text for prompt in prompts])
         verdicts = self.gallery.judge(prompts, drawn, self.trunk(drawn), self.features)
         self.sheets[name] = sheet(self.model.to_pil(drawn), [f"{'' if v else '(x) '}{v.text}" for v in verdicts], columns=10)
-        return _figures(prompts, verdicts)
+        return _figures(prompts, verdicts) | {"highest, by right pictures that are a little blurred": self._ceiling(prompts)}
+
+    def _ceiling(self, prompts: Sequence[Prompt]) -> float:
+        """The share of right answers that this measure finds right, once they are made smaller and enlarged again."""
+        right = torch.stack([self.gallery.right(prompt) for prompt in prompts])
+        small = F.interpolate(right, scale_factor=0.7, mode="bilinear", antialias=True)
+        blurred = F.interpolate(small, size=right.shape[2:], mode="bicubic")
+        return _share(bool(v) for v in self.gallery.judge(prompts, blurred, self.trunk(blurred), self.features))
 
     def _sharpness(self, chosen: list[int], drawn: Tensor) -> dict[str, object]:
         """Compared with the training pictures of the same captions; lines are looked for in the difference from them."""

@@ -98,6 +98,14 @@ class Gallery:
         colour = next((thing.colour for thing in scene.things if thing.colour), "") or ""
         return Answer(tuple(codes[thing.index] for thing in scene.things), colour, scene.ground or "", picture)
 
+    def right(self, prompt: Prompt) -> Tensor:
+        """A picture that answers the prompt as it should be answered, (3, h, w)."""
+        if len(prompt.things) == 1:
+            scene = _scene([self.places[prompt.things[0][0]]], prompt.colour, prompt.background, (scenes.WHOLE,))
+            return to_tensor(scenes.draw(scene, self.data.rgba))
+        asked = (prompt.colour, prompt.background)
+        return next(a.picture for a in self.answers if (a.colour, a.background) == asked and prompt.accepts(a.codes))
+
     def judge(self, prompts: Sequence[Prompt], drawn: Tensor, features: Tensor, gallery: Tensor) -> list[Verdict]:
         """drawn (n, 3, h, w) with their features, and the features of all answers."""
         found = (features @ gallery.T).argmax(dim=1).tolist()

@@ -87,7 +87,8 @@ class Composer:
             name = self._with_hint(name, index, language, random)
         if random.random() < 0.12:
             name = f"{_pick(phrases.ADJECTIVES[language], random)} {name}"
-        return Scene((Placed(index, None, scenes.WHOLE),)), phrases.single(_pick(phrases.SINGLE[language], random), name)
+        forms = phrases.CLAUSES if random.random() < 0.2 else phrases.SINGLE
+        return Scene((Placed(index, None, scenes.WHOLE),)), phrases.single(_pick(forms[language], random), name)
 
     def _with_hint(self, name: str, index: int, language: str, random: np.random.Generator) -> str:
         """The name with another word of the same thing before or behind it: "cat animal"."""
@@ -101,7 +102,8 @@ class Composer:
     def _painted(self, index: int, language: str, random: np.random.Generator) -> tuple[Scene, str]:
         part = self._part(index, language, random, painted=1.0)
         placed = (Placed(index, part.colour, scenes.WHOLE),)
-        caption = phrases.single(_pick(phrases.SINGLE[language], random), part.noun)
+        forms = phrases.CLAUSES if random.random() < 0.1 else phrases.SINGLE
+        caption = phrases.single(_pick(forms[language], random), part.noun)
         return _on_colour(placed, caption, language, random)
 
     def _placed(self, language: str, random: np.random.Generator) -> tuple[Scene, str]:

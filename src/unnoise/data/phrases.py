@@ -23,6 +23,33 @@ ADJECTIVES = {
     "en": ("cute", "big", "little", "small", "nice", "pretty", "beautiful", "new", "simple", "lovely", "large", "tiny", "funny"),
     "ko": ("귀여운", "작은", "큰", "커다란", "예쁜", "멋진", "좋은", "새로운", "간단한", "재미있는"),
 }
+# What people say besides the thing, and no picture here shows: a network that has met them looks for the noun.
+# fmt: off
+CLAUSES = {
+    "en": (
+        "{} that is running", "{} which is standing still", "{} that jumps", "sleeping {}", "{} looking at me", "{} who is dancing", "a happy {}",
+        "very {}", "{} with long hair", "{} with big eyes", "{} with four legs", "{} with a long tail", "{} with a handle", "{} with many colours",
+        "{} on a table", "{} on the wall", "{} in a box", "{} in the house", "{} in my room", "{} in the forest", "{} in the city", "{} in the zoo",
+        "{} in the kitchen", "{} at school", "{} at home", "{} from the market", "{} from the farm", "{} for dinner", "{} for my friend",
+        "{} for children", "{} of my mother", "{} of the king", "{} in summer", "{} in winter", "{} in the morning", "{} today", "{} and nothing else",
+        "fresh {}", "hot {}", "cold {}", "sweet {}", "tasty {}", "delicious {}", "old {}", "young {}", "shiny {}", "wooden {}", "fast {}", "slow {}",
+        "tall {}", "round {}", "heavy {}", "dirty {}", "clean {}", "angry {}", "hungry {}", "tired {}", "brave {}", "wild {}", "friendly {}",
+        "flying {}", "walking {}", "smiling {}", "open {}", "broken old {}", "the best {}", "another {}", "your {}", "his {}", "{} i like", "{} i saw",
+        "{} playing", "{} eating", "{} made of paper", "{} full of water", "{} without anything", "{} from the side", "{} icon", "{} sticker",
+        "{} drawn by a child", "something like {a}", "it is {a}", "can you draw {a}", "please make {a}", "a photo of {a}", "a cartoon of {a}",
+    ),
+    "ko": (
+        "달리는 {}", "뛰어노는 {}", "자는 {}", "앉아 있는 {}", "서 있는 {}", "춤추는 {}", "웃고 있는 {}", "날아가는 {}", "걸어가는 {}", "먹고 있는 {}",
+        "배고픈 {}", "화난 {}", "행복한 {}", "슬픈 {}", "용감한 {}", "친절한 {}", "똑똑한 {}", "빠른 {}", "느린 {}", "무거운 {}", "둥근 {}", "높은 {}",
+        "오래된 {}", "새 {}", "깨끗한 {}", "더러운 {}", "반짝이는 {}", "신선한 {}", "뜨거운 {}", "차가운 {}", "달콤한 {}", "맛있는 {}", "매운 {}",
+        "우리 집 {}", "내 {}", "친구의 {}", "엄마의 {}", "아이의 {}", "왕의 {}", "시장의 {}", "농장의 {}", "동물원의 {}", "숲속의 {}", "도시의 {}", "학교의 {}",
+        "방 안의 {}", "부엌의 {}", "식탁 위의 {}", "상자 안의 {}", "여름의 {}", "겨울의 {}", "아침의 {}", "오늘의 {}", "나무로 만든 {}", "종이로 만든 {}",
+        "꼬리가 긴 {}", "눈이 큰 {}", "다리가 긴 {}", "머리가 긴 {}", "손잡이가 있는 {}", "물이 가득한 {}", "내가 좋아하는 {}", "아이가 그린 {}", "아주 큰 {}",
+        "정말 귀여운 {}", "가장 좋은 {}", "{subject} 달려요", "{subject} 자요", "{subject} 웃어요", "{subject} 놀고 있어요", "{subject} 먹는다",
+        "{subject} 보인다", "{object} 좋아해요", "{object} 봤어요", "{object} 만들어 줘", "{} 아이콘", "{} 스티커", "{} 사진", "{} 만화", "{}처럼 생긴 것",
+    ),
+}
+# fmt: on
 AND = {"en": ("{a} and {b}", "{a} and {b}", "{a} with {b}", "{a} next to {b}", "{a}, {b}", "{a} beside {b}"), "ko": ()}
 ABOVE = {
     "en": ("{a} above {b}", "{a} on top of {b}", "{a} over {b}"),
