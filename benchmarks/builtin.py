@@ -15,13 +15,14 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import prompted
 import sharpness
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from prompted import Gallery, Prompt, Verdict
 from torch import Tensor
 from trunk import NAME, Trunk
@@ -30,6 +31,7 @@ import unnoise
 from unnoise.data import emoji, pictures
 from unnoise.evaluation import nearest
 from unnoise.images.sheet import sheet
+from unnoise.model import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ("free.en", "free.ko", "colours", "scenes", "failed")
@@ -62,14 +64,14 @@ def main() -> None:
 class Measured:
     """One model's pictures and figures."""
 
-    def __init__(self, model: unnoise.model.Model, data: pictures.Pictures, steps: int | None):
+    def __init__(self, model: Model, data: pictures.Pictures, steps: int | None):
         self.model, self.data, self.steps = model, data, steps
         self.codes = [entry.code for entry in emoji.entries()]
         self.prompts = {name: prompted.read(f"{name}.tsv") for name in TABLES}
         self.trunk = Trunk()
         self.gallery = Gallery(data, self.codes, [prompt for rows in self.prompts.values() for prompt in rows])
         self.features = self.trunk(torch.stack([answer.picture for answer in self.gallery.answers]))
-        self.sheets = {}
+        self.sheets: dict[str, Image.Image] = {}
 
     def everything(self, count: int) -> dict[str, object]:
         figures: dict[str, object] = {
@@ -101,12 +103,12 @@ class Measured:
         names = [captions[language][0] for captions in self.data.captions]
         by_trunk = (self.trunk(drawn) @ self.features[: len(self.data)].T).argmax(dim=1).tolist()
         by_cells = torch.cdist(nearest.features(drawn), nearest.features(self.data.on_white())).argmin(dim=1).tolist()
-        same: Callable[[int, int], bool] = lambda i, j: i == j or nearest.noun(names[i]) == nearest.noun(names[j])  # noqa: E731
+        trunk, cells = ([(names[i], names[j]) for i, j in zip(chosen, found, strict=True)] for found in (by_trunk, by_cells))
         return {
-            "own or same noun": _share(same(i, j) for i, j in zip(chosen, by_trunk, strict=True)),
-            "own": _share(i == j for i, j in zip(chosen, by_trunk, strict=True)),
-            "own or same noun, by cells": _share(same(i, j) for i, j in zip(chosen, by_cells, strict=True)),
-            "wrong": [f"{names[i]}: {names[j]}" for i, j in zip(chosen, by_trunk, strict=True) if not same(i, j)],
+            "own or same noun": _share(_same(*pair) for pair in trunk),
+            "own": _share(caption == found for caption, found in trunk),
+            "own or same noun, by cells": _share(_same(*pair) for pair in cells),
+            "wrong": [f"{caption}: {found}" for caption, found in trunk if not _same(caption, found)],
         }
 
     def _prompted(self, name: str) -> dict[str, object]:
@@ -143,11 +145,15 @@ def _figures(prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str
     }
 
 
+def _same(caption: str, found: str) -> bool:
+    return caption == found or nearest.noun(caption) == nearest.noun(found)
+
+
 def _emoji(codes: Sequence[str]) -> str:
     return " + ".join("".join(chr(int(part, 16)) for part in code.split("-")) for code in codes)
 
 
-def _share(hits) -> float:
+def _share(hits: Iterable[bool]) -> float:
     hits = list(hits)
     return round(sum(hits) / len(hits), 4)
 

