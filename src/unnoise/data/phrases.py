@@ -22,8 +22,9 @@ _IRREGULAR = dict(
         "potato:potatoes tomato:tomatoes mango:mangoes volcano:volcanoes"
     ).split()
 )
-# "a slice of pizza": the plural is the first word's.
-_OF = re.compile(r"^(\w+)( of .+)$")
+# "slice of pizza", "house with garden": the plural is the first part's.
+_OF = re.compile(r"^(.+?)( (?:of|with|in|on) .+)$")
+_AN = re.compile(r"hour|(?!eu|one\b|uni|ufo|use|uk\b|usa\b)[aeiou]", re.IGNORECASE)
 
 
 @cache
@@ -46,7 +47,7 @@ def with_article(noun: str) -> str:
     """ "apple" -> "an apple"; "grapes" stays."""
     if is_plural(noun):
         return noun
-    return ("an " if re.match(r"[aeio]|u(?!n[iu]|f|k|s)", noun, re.IGNORECASE) else "a ") + noun
+    return ("an " if _AN.match(noun) else "a ") + noun
 
 
 def plural(noun: str) -> str:
