@@ -18,9 +18,15 @@ def test_every_emoji_has_a_name_in_both_languages(things):
 
 
 def test_what_people_say(things):
-    said = {"1f697": ("car", "자동차"), "1f436": ("puppy", "강아지"), "2708": ("airplane", "비행기"), "1f1f0-1f1f7": ("korean flag", "태극기")}
+    said = {
+        "1f697": ("car", "자동차"),
+        "1f436": ("puppy", "강아지"),
+        "2708": ("airplane", "비행기"),
+        "1f1f0-1f1f7": ("korean flag", "태극기"),
+    }
     for code, (english, korean) in said.items():
-        assert english in things[code].words["en"].names and korean in things[code].words["ko"].names, code
+        words = things[code].words
+        assert english in words["en"].names and korean in words["ko"].names, code
     assert "태극기" in things["1f1f0-1f1f7"].words["ko"].nouns and not things["1f1f0-1f1f7"].common
 
 

@@ -13,15 +13,13 @@ from functools import cache
 from importlib import resources
 
 NUMBERS = {"en": {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}, "ko": {2: ("두", "2"), 3: ("세", "3"), 4: ("네", "4")}}
-# English nouns whose plural is not regular, and their plurals.
-_IRREGULAR = dict(
-    pair.split(":")
-    for pair in (
-        "mouse:mice goose:geese ox:oxen tooth:teeth die:dice man:men woman:women policeman:policemen fireman:firemen snowman:snowmen "
-        "spaceman:spacemen knife:knives wolf:wolves leaf:leaves loaf:loaves scarf:scarves sheep:sheep deer:deer shrimp:shrimp "
-        "potato:potatoes tomato:tomatoes mango:mangoes volcano:volcanoes"
-    ).split()
+# English nouns whose plural is not regular, each with its plural.
+_IRREGULAR_PAIRS = (
+    "mouse:mice goose:geese ox:oxen tooth:teeth die:dice man:men woman:women policeman:policemen fireman:firemen snowman:snowmen "
+    "spaceman:spacemen knife:knives wolf:wolves leaf:leaves loaf:loaves scarf:scarves sheep:sheep deer:deer shrimp:shrimp "
+    "potato:potatoes tomato:tomatoes mango:mangoes volcano:volcanoes"
 )
+_IRREGULAR: dict[str, str] = {one: many for one, _, many in (pair.partition(":") for pair in _IRREGULAR_PAIRS.split())}
 # "slice of pizza", "house with garden": the plural is the first part's.
 _OF = re.compile(r"^(.+?)( (?:of|with|in|on) .+)$")
 _AN = re.compile(r"hour|(?!eu|one\b|uni|ufo|use|uk\b|usa\b)[aeiou]", re.IGNORECASE)
