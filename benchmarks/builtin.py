@@ -31,7 +31,7 @@ import unnoise
 from unnoise.data import emoji, pictures
 from unnoise.evaluation import nearest
 from unnoise.images.sheet import sheet
-from unnoise.model import Model
+from unnoise.pipeline.model import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ("free.en", "free.ko", "colours", "scenes", "failed")
