@@ -120,8 +120,7 @@ def test_a_batch_is_a_function_of_seed_and_step():
 @pytest.mark.parametrize("n, size", [(10, 4), (3, 8), (5, 5)])
 def test_whole_passes_in_new_orders(n, size):
     """Every n drawn pictures in a row are all of them, also where a batch holds parts of two passes, or several passes."""
-    batches = Batches(some(n), size, seed=0)
-    drawn = [index for step in range(n * 3) for index in batches._indices(step)]
+    drawn = [index for step in range(n * 3) for index in pictures.shuffled(n, size, 0, step)]
     passes = [drawn[start : start + n] for start in range(0, len(drawn), n)]
     assert all(sorted(one) == list(range(n)) for one in passes)
     assert len({tuple(one) for one in passes}) > 1

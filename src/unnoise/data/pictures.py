@@ -116,15 +116,8 @@ class Batches:
     def __call__(self, step: int) -> tuple[Tensor, list[str]]:
         """Pictures (size, 3, h, w) in -1..1 and their captions, for this step."""
         random = np.random.default_rng([self.seed, step])
-        drawn = [self._draw(index, random) for index in self._indices(step)]
+        drawn = [self._draw(index, random) for index in shuffled(len(self.pictures), self.size, self.seed, step)]
         return torch.stack([to_tensor(picture) for picture, _ in drawn]), [caption for _, caption in drawn]
-
-    def _indices(self, step: int) -> list[int]:
-        n = len(self.pictures)
-        places = range(step * self.size, (step + 1) * self.size)
-        orders = {p // n: None for p in places}
-        orders = {order: np.random.default_rng([self.seed, order, n]).permutation(n) for order in orders}
-        return [int(orders[place // n][place % n]) for place in places]
 
     def _draw(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, str]:
         picture = self.pictures.rgba[index] / np.float32(255)
@@ -148,6 +141,14 @@ class Batches:
         colour = colours.COLOURS[str(random.choice(list(colours.COLOURS)))]
         word = str(random.choice(colour.words[language]))
         return colours.repaint(picture, colour).astype(np.float32), f"{word} {thing}"
+
+
+def shuffled(n: int, size: int, seed: int, step: int) -> list[int]:
+    """The numbers of the pictures of batch `step`: whole passes over n pictures, each in its own order."""
+    places = range(step * size, (step + 1) * size)
+    orders = {p // n: None for p in places}
+    orders = {order: np.random.default_rng([seed, order, n]).permutation(n) for order in orders}
+    return [int(orders[place // n][place % n]) for place in places]
 
 
 # How people write a name: mostly bare or with an article.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.conditioning import Cond
+from unnoise.data.emoji_scenes import SceneBatches
 from unnoise.data.pictures import Batches
 from unnoise.networks import drafts
 from unnoise.networks.tokenizers import Tokenizer
@@ -23,8 +24,8 @@ class CaptionBatches:
     The first batches train the draft alone: `drawn_alone` of them, from pictures and captions of their own.
     """
 
-    pictures: Batches
-    captions: Batches | None  # for the first batches; None: the recipe has no draft
+    pictures: Batches | SceneBatches
+    captions: Batches | SceneBatches | None  # for the first batches; None: the recipe has no draft
     drawn_alone: int
     text_encoder: nn.Module
     tokenizer: Tokenizer

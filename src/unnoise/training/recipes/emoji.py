@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from unnoise.data import emoji, pictures
+from unnoise.data import emoji, emoji_scenes, pictures
+from unnoise.data.compose import Composer
+from unnoise.data.emoji_scenes import SceneBatches
 from unnoise.data.pictures import Batches, Pictures
 from unnoise.diffusion.losses import Loss, TimeSampling
 from unnoise.families.spec import ModelSpec
@@ -96,10 +98,10 @@ def _objective(config: TrainConfig, trainee: Trainee) -> Emoji:
 
 
 def _batches(config: TrainConfig, data: Pictures, model: Model, device: torch.device) -> CaptionBatches:
-    repaint, draft = config.data.repaint, config.draft
+    draft = config.draft
     return CaptionBatches(
-        pictures=Batches(data, config.train_batch_size, config.seed, repaint),
-        captions=Batches(data, draft.batch_size, config.seed + 1, repaint) if draft.cells else None,
+        pictures=_captioned(config, data, config.train_batch_size, config.seed),
+        captions=_captioned(config, data, draft.batch_size, config.seed + 1) if draft.cells else None,
         drawn_alone=draft.steps_alone * config.gradient_accumulation_steps,
         text_encoder=model.networks["text_encoder"],
         tokenizer=model.tokenizers["text_encoder"],
@@ -109,6 +111,17 @@ def _batches(config: TrainConfig, data: Pictures, model: Model, device: torch.de
     )
 
 
+def _captioned(config: TrainConfig, data: Pictures, size: int, seed: int) -> Batches | SceneBatches:
+    """Batches of the recipe's data."""
+    if config.data.source == "emoji-scenes":
+        return SceneBatches(data, _composer(config), size, seed)
+    return Batches(data, size, seed, config.data.repaint)
+
+
+def _composer(config: TrainConfig) -> Composer:
+    return emoji_scenes.composer(emoji_scenes.excluding(config.data.excluded))
+
+
 def _device(name: str) -> torch.device:
     """auto: a CUDA GPU or the CPU; times are float64, which MPS lacks."""
     return placement.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
@@ -116,7 +129,7 @@ def _device(name: str) -> torch.device:
 
 def _folder(config: TrainConfig) -> Path:
     """The folder of pictures; the built-in set is built beside the run where it is not there yet."""
-    if config.data.source != "emoji":
+    if config.data.source not in ("emoji", "emoji-scenes"):
         return Path(config.data.source)
     folder = config.output_dir / "emoji"
     if not (folder / "metadata.jsonl").is_file():
@@ -128,7 +141,9 @@ def _tokenizer(config: TrainConfig, data: Pictures) -> Tokenizer:
     """Learnt once from everything the captions can say, and kept beside the run."""
     path = config.output_dir / "tokenizer.json"
     if not path.is_file():
-        learnt = tokenizers.learn(pictures.vocabulary(data), vocab=config.text.vocab, length=config.text.length)
+        scenes = config.data.source == "emoji-scenes"
+        texts = emoji_scenes.vocabulary(_composer(config)) if scenes else pictures.vocabulary(data)
+        learnt = tokenizers.learn(texts, vocab=config.text.vocab, length=config.text.length)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         learnt.save(partial)

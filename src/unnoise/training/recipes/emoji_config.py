@@ -14,9 +14,10 @@ from unnoise.training.settings import LoopSettings
 
 
 class DataSettings(Strict):
-    source: str = "emoji"  # "emoji", or a folder that `unnoise.data.pictures.read` takes
+    source: str = "emoji"  # "emoji", "emoji-scenes", or a folder that `unnoise.data.pictures.read` takes
     size: PositiveInt = 64
     repaint: float = Field(default=0.0, ge=0, le=1)  # share of pictures painted another colour, with its word
+    excluded: tuple[Path, ...] = ()  # emoji-scenes: tables whose first column holds captions that are never drawn
 
 
 class NetworkSettings(Strict):
@@ -28,6 +29,7 @@ class NetworkSettings(Strict):
     widths: tuple[PositiveInt, ...] = (128, 192, 256)  # unet: channels a level
     depths: tuple[NonNegativeInt, ...] = (0, 1, 1)  # unet: attention a level
     blocks: PositiveInt = 2  # unet: residual blocks a level
+    tokens: bool = False  # unet: attention is to the text's tokens too
     width: PositiveInt = 384  # dit
     depth: PositiveInt = 6  # dit
 

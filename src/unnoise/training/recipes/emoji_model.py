@@ -47,7 +47,7 @@ def _unet(config: TrainConfig) -> UNetConfig:
         blocks=network.blocks,
         heads=network.heads,
         patch=network.patch,
-        context_width=0,
+        context_width=config.text.width if network.tokens else 0,
         pooled_width=config.text.width,
         scale_shift=True,
     )
