@@ -96,7 +96,8 @@ def guidance(
         raise ArgumentError(f"got guidance_rescale {rescale}: expected a number from 0 to 1")
     if not 0 <= low < high <= 1:
         raise ArgumentError(f"got guidance_interval {interval}: expected two shares of noise sigma/(alpha+sigma), 0 <= low < high <= 1")
-    return Guidance(positive, negative, *values)
+    scales, rescales, lows, highs = values
+    return Guidance(positive, negative, scales, rescales, lows, highs)
 
 
 class Question(NamedTuple):
