@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from networks import golden, golden_pixels
@@ -39,7 +40,8 @@ Denoiser = Callable[[Tensor, Tensor, Cond], Tensor]
 def _as(family: str, network: nn.Module) -> Denoiser:
     """By the schedule and the prediction of a published family."""
     spec = FAMILIES[family]
-    return NetworkDenoiser(network, spec.schedule.build(), predictions.prediction(spec.prediction))  # pyright: ignore[reportReturnType]
+    predicts = predictions.prediction(spec.prediction)
+    return NetworkDenoiser(network, spec.schedule.build(), predicts, dtype=torch.float32)  # pyright: ignore[reportReturnType]
 
 
 def _edm_precond(network: nn.Module) -> Denoiser:

@@ -146,7 +146,7 @@ class ScoreSde:
             sigma = ve_sigma(t)
             return self.network(2 * x.float() - 1, sigma.log().float()).to(x) / sigma.to(x).view(wide)
         if self.name == "ddpmpp":  # VP
-            x0 = NetworkDenoiser(self.network, VP, predictions.eps)(x, t, Cond())
+            x0 = NetworkDenoiser(self.network, VP, predictions.eps, dtype=torch.float32)(x, t, Cond())
             assert isinstance(x0, Tensor)
             alpha, sigma = (scale(t).to(x).view(wide) for scale in (VP.alpha, VP.sigma))
             return (alpha * x0 - x) / sigma**2
