@@ -24,7 +24,7 @@ class Hint:
     scales: Tensor  # (b, k) on the CPU: what each of the net's k residuals is multiplied by; 0 is exactly off
     window: Tensor  # (b, 2) on the CPU: the net acts where low < timestep <= high, the timestep being what the network is told
     net: Any = None  # the ControlNet: requests that share a batch join their hints by it
-    config: Any = None  # what the net was built from
+    config: Any = None  # what the net was built from; None: its own config, for a net that nothing wraps
 
     def __len__(self) -> int:
         return len(self.image)

@@ -19,7 +19,7 @@ from unnoise.networks.controlnet import ControlNet, ControlNetConfig
 from unnoise.networks.controlnet_mmdit import MMDiTControlNet, MMDiTControlNetConfig
 from unnoise.networks.mmdit import MMDiT, MMDiTConfig
 from unnoise.networks.unet import UNet, UNetConfig
-from unnoise.runtime.control import hint, scales, window
+from unnoise.runtime.control import hint, own_config, scales, window
 from unnoise.runtime.denoise import NetworkDenoiser
 
 SD1 = UNetConfig()
@@ -173,7 +173,7 @@ def test_off_is_exactly_off(family: Family, steady: bool) -> None:
     assert (beside[1:] - plain[1:]).flatten(1).abs().amax(1).min() > 1e-3
     added = controlled.residuals(x, t, shown(cond, hint(nets[0], image, acts=(400.0, 500.0), only_mid=True)))
     last = len(hint(nets[0], image).scales[0]) - 1
-    for i, residual in zip(nets[0].places(network), added, strict=True):
+    for i, residual in zip(own_config(nets[0]).places(network.config), added, strict=True):
         if residual is not None:  # minus zero leaves every number as it is, zeros of both signs included
             silent = residual[[0, 2]] if i == last else residual
             assert not silent.any() and silent.signbit().all()
@@ -222,7 +222,7 @@ def test_two_nets_are_the_sum_of_their_scaled_residuals(family: Family) -> None:
     hints = [hint(net, image, rate) for net, image, rate in zip(nets, images, rates, strict=True)]
     given = [net(x, t, cond, image, network) for net, image in zip(nets, images, strict=True)]
     total = [sum(rate * r for rate, r in zip(rates, pair, strict=True)) for pair in zip(*given, strict=True)]
-    spread = [None if i is None else total[i] for i in nets[0].places(network)]
+    spread = [None if i is None else total[i] for i in own_config(nets[0]).places(network.config)]
     expected = network(x, t, cond, residuals=spread)
     torch.testing.assert_close(Controlled(network)(x, t, shown(cond, *hints)), expected, rtol=1e-5, atol=1e-5)
 
@@ -236,7 +236,7 @@ def test_residuals_have_the_dtype_of_the_network_and_scales_more_than_its_digits
     x = x.bfloat16()
     given = nets[0](x, t, Cond(told.tokens, told.pooled), image, network)
     mine = Controlled(network).residuals(x, t, told)
-    for i, residual in zip(nets[0].places(network), mine, strict=True):
+    for i, residual in zip(own_config(nets[0]).places(network.config), mine, strict=True):
         assert (residual is None) if i is None else torch.equal(residual, (given[i].float() * 0.8).bfloat16())
 
 
@@ -297,7 +297,7 @@ def test_zero_pooled_text_is_not_heard() -> None:
     ("depth", "form", "expected"), [(4, "8b", [0, 0, 1, 1]), (5, "2b", [0, 0, 0, 1, 1]), (4, "joint", [0, 0, 1, None])]
 )
 def test_residuals_are_spread_over_the_blocks(depth: int, form: str, expected: list[int | None]) -> None:
-    assert transformer(form).places(MMDiT(MMDiTConfig(**{**vars(SMALL), "depth": depth}))) == expected
+    assert transformer(form).config.places(MMDiTConfig(**{**vars(SMALL), "depth": depth})) == expected
 
 
 @torch.no_grad()
@@ -335,18 +335,18 @@ def test_shares_that_are_none_are_refused(shares: tuple[float, float]) -> None:
 def test_nets_that_do_not_fit_are_refused(family: Family) -> None:
     _, nets, _, _ = family
     if isinstance(nets[0], ControlNet):
-        others = [(MMDiT(SMALL), "a ControlNet of U-Nets for a MMDiT")]
+        others: list[tuple[object, str]] = [(SMALL, "a ControlNet of U-Nets for a network of kind 'mmdit'")]
         for name, value in (("widths", (16, 64)), ("blocks", 2), ("context_width", 20), ("pooled_width", 0)):
-            others.append((UNet(UNetConfig(**{**vars(TINY), name: value})), f"a ControlNet of {name} .* for a U-Net of"))
+            others.append((UNetConfig(**{**vars(TINY), name: value}), f"a ControlNet of {name} .* for a U-Net of"))
     else:
         others = [
-            (UNet(TINY), "a ControlNet of MMDiTs for a UNet"),
-            (MMDiT(MMDiTConfig(**{**vars(SMALL), "depth": 1})), "at most one a block"),
+            (TINY, "a ControlNet of MMDiTs for a network of kind 'unet'"),
+            (MMDiTConfig(**{**vars(SMALL), "depth": 1}), "at most one a block"),
         ]
-        others.append((MMDiT(MMDiTConfig(**{**vars(SMALL), "width": 64})), "of width 32 for an MMDiT of 64"))
+        others.append((MMDiTConfig(**{**vars(SMALL), "width": 64}), "of width 32 for an MMDiT of 64"))
     for other, message in others:
         with pytest.raises(ArgumentError, match=message):
-            nets[0].places(other)
+            own_config(nets[0]).places(other)
 
 
 def test_hints_that_do_not_fit_are_refused(family: Family) -> None:

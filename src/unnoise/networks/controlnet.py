@@ -53,9 +53,8 @@ class ControlNetConfig:
         Raises ArgumentError for a network that this net does not fit.
         """
         if not isinstance(network, UNetConfig):
-            raise ArgumentError(
-                f"got a ControlNet of U-Nets for a network of {type(network).__name__}: use one that was made for this family"
-            )
+            kind = getattr(network, "kind", type(network).__name__)
+            raise ArgumentError(f"got a ControlNet of U-Nets for a network of kind {kind!r}: use one that was made for this family")
         for name in ("widths", "blocks", "context_width", "pooled_width", "patch"):
             one, other = getattr(self.unet, name), getattr(network, name)
             if one != other:

@@ -60,9 +60,8 @@ class MMDiTControlNetConfig:
         Raises ArgumentError for a network that this net does not fit.
         """
         if not isinstance(network, MMDiTConfig):
-            raise ArgumentError(
-                f"got a ControlNet of MMDiTs for a network of {type(network).__name__}: use one that was made for this family"
-            )
+            kind = getattr(network, "kind", type(network).__name__)
+            raise ArgumentError(f"got a ControlNet of MMDiTs for a network of kind {kind!r}: use one that was made for this family")
         for name in ("patch", "width", *SHARED[self.form]):
             one, other = getattr(self.mmdit, name), getattr(network, name)
             if one != other:

@@ -43,7 +43,8 @@ def residuals(network: nn.Module, x: Tensor, t: Tensor, cond: Cond, *, config: o
             index = moved(filled, x.device)
             lender = built_from(config, network)  # some nets borrow embeddings of the network
             answer = hint.net(x[index], t[index], plain.pick(filled), hint.image.to(x.device)[index], lender)
-            parts.append((hint.config.places(config), _scaled([one[: len(rows)] for one in answer], hint.scales, rows, len(x))))
+            places = (hint.config or own_config(hint.net)).places(config)
+            parts.append((places, _scaled([one[: len(rows)] for one in answer], hint.scales, rows, len(x))))
     return _sum(parts)
 
 
