@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -82,9 +83,11 @@ class Measured:
             "captions a language": count,
         }
         drawn = {language: self._captions(language, count) for language in emoji.LANGUAGES}
-        figures |= {f"captions.{language}": self._agreement(language, *pair) for language, pair in drawn.items()}
-        figures |= {name: self._prompted(name) for name in TABLES}
-        return figures | {"sharpness": self._sharpness(*drawn["en"])}
+        for language, pair in drawn.items():
+            figures[f"captions.{language}"] = _shown(language, self._agreement(language, *pair))
+        for name in TABLES:
+            figures[name] = _shown(name, self._prompted(name))
+        return figures | {"seconds a picture": round(self.seconds, 2), "sharpness": self._sharpness(*drawn["en"])}
 
     def _draw(self, texts: Sequence[str]) -> Tensor:
         parts = [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)]
@@ -133,6 +136,12 @@ class Measured:
             "line of patches of 4": round(sharpness.line(drawn - expected, 4), 2),
             "line of patches of 2": round(sharpness.line(drawn - expected, 2), 2),
         }
+
+
+def _shown(name: str, figures: dict[str, object]) -> dict[str, object]:
+    """The figures, shown as soon as they are there: a run takes many minutes."""
+    print(name, {key: value for key, value in figures.items() if isinstance(value, float)}, file=sys.stderr, flush=True)
+    return figures
 
 
 def _figures(prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, object]:
