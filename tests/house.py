@@ -56,7 +56,6 @@ PACKED = frozenset(
         "papers: _adm",
         "papers: _classifier",
         "solvers: Solver.with_options",
-        "stages: _handed_over",
         "table: _row",
     }
 )
