@@ -179,6 +179,7 @@ class Run:
         if not isinstance(self.noise, Streams):
             raise ArgumentError(f"got noise of type {type(self.noise).__name__}: expected Streams, whose state can be saved")
         kept = {"index": torch.tensor(self.index), "state": self.state}
+        kept |= {} if self._failed is None else {"failed": self._failed}
         for i, past in enumerate(self._past):
             level = torch.tensor([past.level.t, past.level.alpha, past.level.sigma], dtype=torch.float64)
             kept |= {f"past.{i}.level": level, f"past.{i}.x": past.x, f"past.{i}.x0": past.x0}
@@ -192,7 +193,9 @@ class Run:
         while f"past.{len(past)}.x" in snapshot:
             of = f"past.{len(past)}"
             past.append(Past(Level(*snapshot[f"{of}.level"].tolist()), snapshot[f"{of}.x"], snapshot[f"{of}.x0"]))
-        return Run(snapshot["state"], plan, noise, cond, past, int(snapshot["index"]))
+        run = Run(snapshot["state"], plan, noise, cond, past, int(snapshot["index"]))
+        run._failed = snapshot.get("failed")
+        return run
 
 
 def advance(runs: Sequence[Run], denoiser: Denoiser) -> list[State | Exception | None]:
