@@ -290,6 +290,8 @@ class _Module:
     is_available: Callable[[], bool] = staticmethod(lambda: PretendDevice.opened > 0)
     _is_in_bad_fork: Callable[[], bool] = staticmethod(lambda: False)
     manual_seed_all: Callable[[int], None] = staticmethod(lambda seed: None)
+    get_rng_state: Callable[..., torch.Tensor] = staticmethod(lambda device=0: torch.zeros(0, dtype=torch.uint8))  # `torch.random.fork_rng`
+    set_rng_state: Callable[..., None] = staticmethod(lambda state, device=0: None)
     current_device: Callable[[], int] = staticmethod(lambda: 0)
     device_count: Callable[[], int] = staticmethod(lambda: 1)
     get_amp_supported_dtype: Callable[[], list[torch.dtype]] = staticmethod(lambda: [torch.bfloat16, torch.float16])
