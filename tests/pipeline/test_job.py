@@ -69,6 +69,7 @@ NAMES = {
     "sdxl": "sdxl",
     "refiner": "sdxl-refiner",
     "sd3": "sd3-medium",
+    "pixart": "pixart-sigma",
 }
 GIVEN: dict[str, Any] = {  # of every argument of the table a value that is not its default
     "aesthetic_score": 7.0,

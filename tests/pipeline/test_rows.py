@@ -18,7 +18,6 @@ from unnoise.pipeline.classifiers import ClassifierModel
 from unnoise.pipeline.inputs import Control
 from unnoise.pipeline.model import Model
 from unnoise.pipeline.request import Request
-from unnoise.runtime.placement import CPU
 
 LOG = logging.getLogger("rows")  # the figures, for `pytest -o log_cli=true --log-cli-level=INFO`
 PICTURE, MASK = cases.picture(), cases.half()
@@ -30,8 +29,7 @@ def _control(name: str, **settings: Any) -> Control:
 
 
 def _classifier() -> ClassifierModel:
-    network = models.classifier()
-    return ClassifierModel(network, network.config, CPU)
+    return models.classifier()
 
 
 # Eight requests a model, as unlike as its family allows; lambdas, for networks are made when a test runs.

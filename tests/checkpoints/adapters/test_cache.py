@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import weakref
 from pathlib import Path
 
 import pytest
@@ -76,14 +77,16 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path, reads: list[str]) -> 
 
 
 def test_another_model_reads_for_itself_and_takes_its_own_with_it(tmp_path: Path, reads: list[str]) -> None:
-    path, before = write(tmp_path / "a.safetensors"), len(cache._KEPT)
+    path, networks = write(tmp_path / "a.safetensors"), []
     for _ in range(2):
         one = model()
         drawn(one, path)
+        networks.append(weakref.ref(one.networks["network"]))
+        assert networks[-1]() in cache._KEPT
     assert len(reads) == 2
     del one
     gc.collect()
-    assert len(cache._KEPT) == before
+    assert [network() for network in networks] == [None, None]
 
 
 def test_the_latest_are_kept(tmp_path: Path, reads: list[str]) -> None:
