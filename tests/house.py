@@ -424,6 +424,8 @@ def _entry(name: str, value: Any) -> list[str]:
     """
     if not callable(value):
         return [name]
+    if hasattr(value, "model_rebuild"):
+        value.model_rebuild()  # a model of pydantic may be built at its first use, and has its fields as a signature only then
     try:
         signature = inspect.signature(value)
     except ValueError:  # a class of C has none

@@ -39,8 +39,8 @@ class Model:
     """A model, ready to run. Made by `load`; holds no state that a call changes, so threads may share it.
 
     networks: by place, with their configs and their placement; or as `ModelSpec.build` makes them, on the CPU in float32.
-    tokenizers: by the place of their text encoder;
-    one alone is the first encoder's. files: what opens networks that a request names by path.
+    tokenizers: by the place of their text encoder; one alone is the first encoder's. files: what opens networks that a request names by
+    path.
     """
 
     def __init__(

@@ -112,9 +112,9 @@ def encode(parts: Parts, job: Job, given: Inputs) -> Encoded:
     if parts.spec.extra_channels:
         extra = _extra_channels(parts, job, given, noise, shape)
         positive, negative = replace(positive, concat=extra), replace(negative, concat=extra)
-    mask = given.mask
-    keeps = mask is not None and x0 is not None and "mask" not in parts.spec.extra_channels
-    keep = Keep(x0, _to_latents(mask, shape).to(parts.device)) if keeps and mask is not None and x0 is not None else None
+    keep = None
+    if given.mask is not None and x0 is not None and "mask" not in parts.spec.extra_channels:
+        keep = Keep(x0, _to_latents(given.mask, shape).to(parts.device))
     hints = tuple((one, _shown(parts, one, job)) for one in given.controls)
     _check_handed_over(job, given, x0)
     return Encoded(job, positive, negative, noise, drawn if given.latents is None else given.latents, x0, keep, hints)

@@ -15,11 +15,11 @@ from unnoise.checkpoints.adapters.words import ENCODERS, Embedding
 from unnoise.checkpoints.adapters.words import vectors as word_vectors
 from unnoise.checkpoints.store import write
 from unnoise.errors import ArgumentError
+from unnoise.pipeline.conditionings import CONDITIONINGS
 from unnoise.pipeline.model import Model
 from unnoise.training import texts
 from unnoise.training.trainee import Trainee, Values, denoiser, trained
 
-CLIP = ("clip", "clip_penultimate", "sdxl", "refiner", "sd3")  # conditionings that read prompts by CLIP
 TABLE = "text_model.embeddings.token_embedding.weight"
 KEYS = {place: key for key, place in ENCODERS.items()}  # of a file, for models with two encoders
 
@@ -31,7 +31,8 @@ def words(model: Model, word: str, initializer: str, count: int = 1) -> Trainee:
     Parameters are named "place.word". `save` writes {word: (n, width)} for one encoder, {clip_l, clip_g} for two, where the file's name is
     the word. Raises ArgumentError for a model without CLIP, a word that its tokenizer knows, or an initializer of several tokens.
     """
-    places = [place for place in ("text_encoder", "text_encoder_2") if place in model.networks and model.spec.conditioning in CLIP]
+    by_clip = "clip_skip" in CONDITIONINGS[model.spec.conditioning].reads
+    places = [place for place in ("text_encoder", "text_encoder_2") if by_clip and place in model.networks]
     if not places:
         raise ArgumentError(f"got {model.spec.name}, which reads no prompts by CLIP: textual inversion needs a CLIP text encoder")
     if count < 1:
